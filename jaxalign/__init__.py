@@ -1,0 +1,43 @@
+"""jaxalign: which layer of which model represents the same things as the brain, where on the head, and when.
+
+The public API on one page. Names are imported when they are first used: `import jaxalign` touches no device.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxalign import compute as compute
+    from jaxalign import errors as errors
+    from jaxalign import results as results
+    from jaxalign.compute.correlation import Correlation as Correlation
+    from jaxalign.compute.geometry import Rsa as Rsa
+    from jaxalign.compute.ridge import Ridge as Ridge
+    from jaxalign.results import load as load
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "compute": "jaxalign.compute",
+    "errors": "jaxalign.errors",
+    "results": "jaxalign.results",
+    "Correlation": "jaxalign.compute.correlation",
+    "Ridge": "jaxalign.compute.ridge",
+    "Rsa": "jaxalign.compute.geometry",
+    "load": "jaxalign.results",
+    "rdm": "jaxalign.api",
+    "rsa": "jaxalign.api",
+    "encode": "jaxalign.api",
+    "correlate": "jaxalign.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jaxalign' has no attribute {name!r}")
+    module = import_module(_HOMES[name])
+    return module if module.__name__.rsplit(".", 1)[-1] == name else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "__version__"])
