@@ -1,0 +1,8 @@
+"""Pure functions of arrays: no files, logs, devices or configuration. METRICS is the only table of metrics."""
+
+from jaxalign.compute.correlation import Correlation
+from jaxalign.compute.geometry import Rsa
+from jaxalign.compute.ridge import Ridge
+
+METRICS = {"ridge": Ridge, "rsa": Rsa, "correlation": Correlation}
+"""Name in the configuration -> frozen dataclass; the class is the schema of its own configuration group."""

@@ -1,0 +1,102 @@
+"""Representational similarity: one correlation of two RDMs, under all labellings, as a gather and a matrix product."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxalign.compute.gram import correlation_rdm, n_stimuli_of, pair_index
+from jaxalign.compute.permute import over_labellings, summarise
+from jaxalign.compute.stats import dot, rank, unit_norm
+from jaxalign.contracts import Design, Features, Null, Patterns, Rdms, Scores
+
+COMPARATORS = ("spearman", "pearson")
+
+
+@dataclass(frozen=True)
+class Rsa:
+    """Correlation between the RDM of a layer and the RDM of the responses, over the scored stimuli.
+
+    Either side is a given RDM, or patterns from which a correlation RDM (1 - Pearson r) is made. A permutation
+    relabels stimuli: rows and columns of the RDM together, never its entries. Ranks are taken once.
+
+    Attributes:
+        comparator: "spearman" (ties share their mean rank) or "pearson", over the upper triangles.
+        n_folds: disjoint parts of the stimuli in which the score is also taken, so that a layer can be chosen on
+            one part and scored on another when there is a single subject.
+        n_permutations: random relabellings of the stimuli.
+    Source:
+        Kriegeskorte et al. 2008, Front. Syst. Neurosci. 2:4; permutation: Nili et al. 2014, PLoS Comput. Biol.
+        10:e1003553.
+    """
+
+    statistics: ClassVar[tuple[str, ...]] = ("rsa",)
+    tail: ClassVar[str] = "greater"
+    takes: ClassVar[str] = "patterns"
+    uses_folds: ClassVar[bool] = False
+
+    comparator: str = "spearman"
+    n_folds: int = 5
+    n_permutations: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.comparator not in COMPARATORS:
+            raise ValueError(f"comparator={self.comparator!r} is not one of {', '.join(COMPARATORS)}.")
+
+    def features_state(self, features: Features | Rdms, design: Design, platform: str) -> jax.Array:
+        """Dissimilarities of each layer of a block. -> (n_fits, n_pairs)"""
+        if isinstance(features, Rdms):
+            return features.values.T
+        rows = features.values[:, design.rsa_rows]
+        return jax.lax.map(lambda layer: correlation_rdm(*layer), (rows, features.widths))
+
+    def responses_state(self, responses: Patterns | Rdms, design: Design) -> jax.Array:
+        """Dissimilarities of each target of a tile. -> (n_pairs, n_targets)"""
+        if isinstance(responses, Rdms):
+            return responses.values
+        patterns = jnp.moveaxis(responses.values[design.rsa_rows], 2, 0)
+        width = jnp.asarray(patterns.shape[2], jnp.int32)
+        return jax.lax.map(lambda pattern: correlation_rdm(pattern, width), patterns).T
+
+    def score(self, features_state: jax.Array, responses_state: jax.Array, design: Design, null: Null) -> Scores:
+        """Correlate all layers of a block with all targets of a tile under every labelling."""
+        ours = self._standard(features_state.T).T
+        theirs = self._standard(responses_state)
+        scores = over_labellings(_under_labelling(ours, theirs), null)
+        folds = self._fold_scores(features_state, responses_state)
+        return summarise(scores[:, :, None, :], folds[:, :, None, :], null, tail=self.tail)
+
+    def _standard(self, dissimilarities: jax.Array) -> jax.Array:
+        """Ranked (spearman), centred, of length 1. (n_pairs, m) -> (n_pairs, m); NaN for a constant RDM"""
+        values = rank(dissimilarities) if self.comparator == "spearman" else dissimilarities
+        return unit_norm(values, jnp.ones(values.shape[0], bool))
+
+    def _fold_scores(self, ours: jax.Array, theirs: jax.Array) -> jax.Array:
+        """The same score inside disjoint parts of the stimuli. -> (n_fits, n_folds, n_targets)"""
+        pairs = parts_of_pairs(n_stimuli_of(theirs.shape[0]), self.n_folds)
+        parts = [dot(self._standard(ours[:, part].T).T, self._standard(theirs[part])) for part in pairs]
+        return jnp.stack(parts, axis=1) if parts else jnp.zeros((ours.shape[0], 0, theirs.shape[1]), ours.dtype)
+
+
+def parts_of_pairs(n_stimuli: int, n_folds: int) -> list[np.ndarray]:
+    """Pairs inside each of n_folds interleaved parts of the stimuli; none when a part would hold under 4 stimuli."""
+    if n_folds < 2 or n_stimuli // n_folds < 4:
+        return []
+    index = pair_index(n_stimuli)
+    parts = [np.arange(fold, n_stimuli, n_folds) for fold in range(n_folds)]
+    return [index[np.ix_(part, part)][np.triu_indices(len(part), 1)] for part in parts]
+
+
+def _under_labelling(ours: jax.Array, theirs: jax.Array):
+    """Score of a labelling: relabel the responses' RDMs by one row gather, then one matrix product.
+
+    (n_fits, n_pairs), (n_pairs, n_targets) -> function of (n_stimuli,) rows -> (n_fits, n_targets)
+    """
+    n_stimuli = n_stimuli_of(theirs.shape[0])
+    index = jnp.asarray(pair_index(n_stimuli))
+    first, second = np.triu_indices(n_stimuli, 1)
+    return lambda rows: dot(ours, theirs[index[rows[first], rows[second]]])
