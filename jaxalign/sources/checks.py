@@ -1,0 +1,59 @@
+"""What every recording must satisfy before anything is computed, whatever it was read from."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from jaxalign.contracts import Recording
+from jaxalign.errors import DataError
+
+
+def check_recording(recording: Recording) -> Recording:
+    """Return the recording, or say where it cannot be used.
+
+    Raises:
+        DataError: on fewer than 4 stimuli, duplicated stimulus ids, or NaN or Inf in the responses.
+    """
+    where = f"{recording.dataset}, subject {recording.subject}"
+    if len(recording.stimulus_ids) < 4:
+        raise DataError(
+            f"{where}: {len(recording.stimulus_ids)} stimulus; at least 4 are needed to correlate anything over stimuli."
+        )
+    repeated = [name for name, count in Counter(recording.stimulus_ids).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{where}: {len(repeated)} stimulus ids occur more than once, first {repeated[0]!r}. Average repetitions first, or name columns that make the ids distinct."
+        )
+    bad = np.argwhere(~np.isfinite(recording.values))
+    if len(bad):
+        stimulus, channel, time_bin = bad[0]
+        raise DataError(
+            f"{where}: {len(bad)} of {recording.values.size} responses are NaN or Inf, first at stimulus "
+            f"{recording.stimulus_ids[stimulus]!r}, channel {recording.channels[channel]}, bin "
+            f"[{recording.starts_s[time_bin]:.3f}, {recording.stops_s[time_bin]:.3f}) s. Interpolate or drop that "
+            "channel, or leave those stimuli out."
+        )
+    return recording
+
+
+def check_same_stimuli(recordings: list[Recording]) -> None:
+    """Refuse subjects whose rows differ: they are ordered by the same stimulus ids.
+
+    Raises:
+        DataError: naming the first difference.
+    """
+    first = recordings[0]
+    for other in recordings[1:]:
+        if other.stimulus_ids == first.stimulus_ids:
+            continue
+        missing = sorted(set(first.stimulus_ids) ^ set(other.stimulus_ids))
+        what = (
+            f"{len(missing)} stimulus ids are only in one of them, first {missing[0]!r}"
+            if missing
+            else "the order differs"
+        )
+        raise DataError(
+            f"Subjects {first.subject} ({len(first.stimulus_ids)} stimuli) and {other.subject} ({len(other.stimulus_ids)} stimuli) do not match: {what}."
+        )
