@@ -1,0 +1,209 @@
+"""The long table: one row per fit x subject x channel x time bin x statistic, in Parquet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from jaxalign.errors import ConfigError, DataError, nearest
+from jaxalign.results.files import replacing
+
+_WORD = pa.dictionary(pa.int32(), pa.string())
+
+KEYS = (
+    "dataset", "subject", "model", "revision", "layer", "layer_depth", "pooling", "metric", "statistic",
+    "channel", "time_start_s", "time_stop_s", "unit_id",
+)  # fmt: skip
+
+SCHEMA = pa.schema(
+    [
+        ("dataset", _WORD),
+        ("subject", _WORD),
+        ("model", _WORD),
+        ("revision", _WORD),
+        ("layer", _WORD),
+        ("layer_depth", pa.float32()),
+        ("pooling", _WORD),
+        ("metric", _WORD),
+        ("statistic", _WORD),
+        ("channel", _WORD),
+        ("time_start_s", pa.float32()),
+        ("time_stop_s", pa.float32()),
+        ("unit_id", _WORD),
+        ("value", pa.float32()),
+        ("z", pa.float32()),
+        ("ceiling_low", pa.float32()),
+        ("ceiling_high", pa.float32()),
+        ("ceiling_recipe", _WORD),
+        ("is_ceiling_above_chance", pa.bool_()),
+        ("n_stimuli", pa.int32()),
+        ("n_repetitions", pa.int32()),
+        ("n_permutations", pa.int32()),
+        ("exceed_count", pa.int32()),
+        ("p", pa.float32()),
+        ("p_floor", pa.float32()),
+        ("p_corrected", pa.float32()),
+        ("family_id", _WORD),
+        ("family_size", pa.int32()),
+        ("family_complete", pa.bool_()),
+        ("fold_values", pa.list_(pa.float32())),
+        ("alpha", pa.float32()),
+        ("alpha_edge", pa.int8()),
+        ("validation", pa.float32()),
+        ("solver", _WORD),
+        ("precision", _WORD),
+        ("tile", _WORD),
+        ("status", _WORD),
+        ("is_simulated", pa.bool_()),
+    ]
+)
+"""Column -> type. NaN times mean a target without a time; channel "all" means a pattern over all channels."""
+
+SCORES_FILE = "scores.parquet"
+SUMMARY_FILE = "summary.json"
+
+
+def to_table(columns: dict[str, Any]) -> pa.Table:
+    """Rows of one unit as an Arrow table of the schema; a single value is repeated over the rows."""
+    n_rows = len(columns["value"])
+    arrays = []
+    for field in SCHEMA:
+        column = columns[field.name]
+        if isinstance(column, (str, int, float, bool)) or column is None:
+            column = [column] * n_rows
+        if isinstance(column, pa.Array | pa.DictionaryArray):
+            arrays.append(column)
+        elif field.type == _WORD:
+            arrays.append(pa.array(list(column), pa.string()).dictionary_encode())
+        else:
+            arrays.append(pa.array(column, field.type))
+    return pa.table(arrays, schema=SCHEMA)
+
+
+def write_atomic(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file that is there whole or not at all."""
+    with replacing(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def write_json_atomic(content: Any, path: Path) -> None:
+    """Write a JSON file that is there whole or not at all."""
+    with replacing(path) as file:
+        file.write(json.dumps(content, indent=2, sort_keys=True).encode())
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """One results file.
+
+    Raises:
+        DataError: if the file is missing or cut short.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist. Run the command that makes it, or name the output folder of a finished run."
+        )
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole Parquet file: {error}. It was cut short or "
+            "overwritten. Delete it and run the same command again: only what is missing is computed."
+        ) from error
+
+
+class Frame(pd.DataFrame):
+    """A table of scores that also converts to a labelled array."""
+
+    @property
+    def _constructor(self) -> type[Frame]:
+        return Frame
+
+    def to_xarray(self, value: str = "value") -> Any:
+        """One variable as an xarray.DataArray over those keys that vary, each row at its own place.
+
+        Args:
+            value: the column to lay out, such as "value", "z" or "p_corrected".
+        Raises:
+            ConfigError: if two rows fall on one place; select rows with `where=` first.
+        """
+        keys = [key for key in KEYS if key in self and key not in ("unit_id", "layer_depth", "revision")]
+        varying = [key for key in keys if self[key].nunique(dropna=False) > 1 and key != "time_stop_s"]
+        plain = pd.DataFrame(self)[[*varying, value]]
+        for key in varying:
+            if isinstance(plain[key].dtype, pd.CategoricalDtype):
+                plain = plain.assign(**{key: plain[key].astype(str)})
+        repeated = plain.duplicated(varying).sum()
+        if repeated:
+            raise ConfigError(
+                f"{repeated} of {len(plain)} rows share their keys {varying}: select one of them with where= before to_xarray()."
+            )
+        array = plain.set_index(varying)[value].to_xarray()
+        array.attrs.update({key: str(self[key].iloc[0]) for key in keys if key not in varying and len(self)})
+        return array
+
+
+def load(
+    folder: str | Path,
+    columns: Sequence[str] | None = None,
+    where: dict[str, Any] | None = None,
+) -> Frame:
+    """Scores of a finished run.
+
+    Args:
+        folder: output folder of a run, or a Parquet file.
+        columns: columns to read; all by default.
+        where: column -> value or list of values; only matching rows are read from disk.
+    Returns:
+        One row per fit x subject x channel x time bin x statistic, with the columns of `SCHEMA`;
+        `.to_xarray()` lays one column out over the keys that vary.
+    Raises:
+        DataError: if there is no table or it is cut short.
+        ConfigError: if a column does not exist.
+    """
+    path = Path(folder)
+    path = path / SCORES_FILE if path.is_dir() or not path.suffix else path
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist: {path.parent} holds no finished run. Run jaxalign first, or name its output folder."
+        )
+    for name in [*(columns or ()), *(where or {})]:
+        if name not in SCHEMA.names:
+            raise ConfigError(f"The table has no column {name!r}. {nearest(name, SCHEMA.names)}")
+    try:
+        table = ds.dataset(path, format="parquet").to_table(
+            columns=None if columns is None else list(columns), filter=_filter(where or {})
+        )
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{path} ({path.stat().st_size} bytes) is cut short or damaged: {error}. Run the same command again to rewrite it."
+        ) from error
+    return Frame(table.to_pandas())
+
+
+def _filter(where: dict[str, Any]) -> Any:
+    """The rows to keep, as one Arrow expression; None keeps all."""
+    keep = None
+    for name, wanted in where.items():
+        values = list(wanted) if isinstance(wanted, (list, tuple, set, np.ndarray)) else [wanted]
+        field_type = SCHEMA.field(name).type
+        value_type = pa.string() if field_type == _WORD else field_type
+        term = pc.field(name).cast(value_type).isin(pa.array(values, value_type))
+        keep = term if keep is None else keep & term
+    return keep
+
+
+def summary(folder: str | Path) -> dict[str, Any]:
+    """Families, best layers and provenance of a finished run, as its finishing pass wrote them."""
+    path = Path(folder) / SUMMARY_FILE
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: the run has not finished. Run the same command again.")
+    return json.loads(path.read_text(encoding="utf-8"))
