@@ -1,0 +1,1 @@
+"""The only place where compute, models, sources, store and results meet."""

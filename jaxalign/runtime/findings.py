@@ -1,0 +1,319 @@
+"""What the report says first: the peak of each family, when and where it is significant, and held-out best layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jaxalign.compute.inference import critical, p_floor
+from jaxalign.contracts import RdmSet, RunConfig
+from jaxalign.runtime import folder, messages
+from jaxalign.runtime.ceilings import Bounds
+from jaxalign.runtime.inputs import Inputs
+from jaxalign.runtime.plan import Analysis, Groups, Plan
+
+LEVEL = 0.05
+MIN_SUBJECTS = 6
+"""Below this many subjects a test over subjects has too high a floor: stimuli are permuted instead, and said so."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One statistic of one kind of target, laid out. Subjects are followed by their mean when there are several.
+
+    Attributes:
+        value, z, p, p_corrected: (n_fits, n_groups, n_levels).
+        fold_value: (n_fits, n_groups, n_levels, n_folds).
+    """
+
+    value: np.ndarray
+    z: np.ndarray
+    p: np.ndarray
+    p_corrected: np.ndarray
+    fold_value: np.ndarray
+
+
+def summarise(
+    run: RunConfig,
+    plan: Plan,
+    inputs: Inputs,
+    tables: dict[str, pa.Table],
+    families: dict[str, np.ndarray],
+    bounds: dict[int, Bounds],
+    failed: list[dict[str, str]],
+) -> dict[str, Any]:
+    """The summary of a run, JSON values; `results.report` puts it in words."""
+    found = []
+    for index, analysis in enumerate(plan.analyses):
+        for place, statistic in enumerate(analysis.metric.statistics):
+            grids = {kind: _grid(plan, index, kind, place, tables) for kind in analysis.groups}
+            found.append(_finding(plan, inputs, analysis, statistic, grids, families, bounds[index]))
+    return {
+        "name": run.name,
+        "command": f"jaxalign experiment={run.name}",
+        "run_hash": plan.run_hash,
+        "is_simulated": inputs.is_simulated,
+        "planted": folder.planted(run),
+        "dataset": messages.dataset(run, plan, inputs),
+        "warnings": messages.warnings(run, plan, inputs, tables),
+        "n_constant_targets": messages.n_constant_targets(plan, inputs, run),
+        "failed_units": failed,
+        "findings": found,
+    }
+
+
+def _grid(plan: Plan, analysis: int, kind: str, statistic: int, tables: dict[str, pa.Table]) -> Grid:
+    """Collect the rows of all units of an analysis into arrays."""
+    one = plan.analyses[analysis]
+    columns = ("value", "z", "p", "p_corrected", "fold_values")
+    by_fit: dict[int, list[list[np.ndarray]]] = {fit: [] for fit in one.fits}
+    for unit in plan.units:
+        tile = one.tiles[unit.tile] if unit.analysis == analysis else None
+        if tile is not None and tile.kind == kind:
+            rows = tables[unit.unit_id]
+            by_fit[unit.fit].append(
+                [
+                    _laid_out(rows, name, statistic, len(one.metric.statistics), len(tile.groups), len(plan.subjects))
+                    for name in columns
+                ]
+            )
+    joined = [[np.concatenate(parts) for parts in zip(*tiles, strict=True)] for tiles in by_fit.values()]
+    return Grid(*(np.stack(parts) for parts in zip(*joined, strict=True)))
+
+
+def _laid_out(
+    rows: pa.Table, name: str, statistic: int, n_statistics: int, n_groups: int, n_subjects: int
+) -> np.ndarray:
+    """One column of a unit. -> (n_groups, n_levels), or (n_groups, n_levels, n_folds) for lists"""
+    column = rows.column(name).combine_chunks()
+    if name == "fold_values":
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        values = values.reshape(len(column), -1)
+    else:
+        values = column.to_numpy(zero_copy_only=False)[:, None]
+    values = np.split(values, n_statistics)[statistic]
+    of_subjects = values[: n_groups * n_subjects].reshape(n_groups, n_subjects, -1)
+    laid = (
+        of_subjects
+        if n_subjects == 1
+        else np.concatenate([of_subjects, values[n_groups * n_subjects :][:, None]], axis=1)
+    )
+    return laid if name == "fold_values" else laid[:, :, 0]
+
+
+def _finding(
+    plan: Plan,
+    inputs: Inputs,
+    analysis: Analysis,
+    statistic: str,
+    grids: dict[str, Grid],
+    families: dict[str, np.ndarray],
+    bounds: Bounds,
+) -> dict[str, Any]:
+    """The answer of one metric and statistic."""
+    n_subjects = len(plan.subjects)
+    level = -1  # the mean over subjects, or the only subject
+    subject = "mean" if n_subjects > 1 else plan.subjects[0]
+    grid, groups = grids["cells"], analysis.groups["cells"]
+    tested = _tested(analysis, grid)[..., level]
+    significant = grid.p_corrected[..., level] <= LEVEL
+    maxima = families[f"{analysis.name}/{statistic}/{subject}/cells"]
+    has_score = np.isfinite(tested).any()
+    peak = tuple(map(int, np.unravel_index(np.nanargmax(tested), tested.shape))) if has_score else None
+    return {
+        "metric": analysis.name,
+        "statistic": statistic,
+        "level": f"mean over {n_subjects} subjects" if n_subjects > 1 else f"subject {subject}",
+        "subject": subject,
+        "generalises_to": "stimuli, not to subjects"
+        if n_subjects < MIN_SUBJECTS
+        else "stimuli; subjects were not permuted",
+        "tail": analysis.metric.tail,
+        "n_permutations": analysis.metric.n_permutations,
+        "p_floor": _json(p_floor(analysis.metric.n_permutations)),
+        "family_id": f"{analysis.name}/{statistic}/{subject}/cells",
+        "family_size": int(np.isfinite(tested).sum()),
+        "family_complete": bool(np.isfinite(grid.p_corrected[..., level]).any()),
+        "critical": _json(critical(maxima)),
+        "critical_of": "z" if analysis.is_calibrated else "value",
+        "n_significant": int(significant.sum()),
+        "n_uncorrected": int((grid.p[..., level] <= LEVEL).sum()),
+        "peak": None
+        if peak is None
+        else _cell(inputs, analysis, grid, groups, bounds, statistic, peak[0], peak[1], level),
+        **_extent(analysis, groups, significant, peak),
+        "ceiling": {"recipe": bounds.recipe(statistic, "cells"), "why_not": bounds.why_not or None},
+        "held_out": _held_out(plan, inputs, analysis, grid, groups, range(len(analysis.fits))),
+        "ranking": _ranking(plan, inputs, analysis, grid, groups),
+        "averages": _averages(inputs, analysis, grids.get("averages"), level),
+    }
+
+
+def _tested(analysis: Analysis, grid: Grid) -> np.ndarray:
+    tested = grid.z if analysis.is_calibrated else grid.value
+    return np.abs(tested) if analysis.metric.tail == "two-sided" else tested
+
+
+def _json(value: Any) -> Any:
+    """A number that JSON can hold: NaN becomes null."""
+    number = float(value)
+    return number if np.isfinite(number) else None
+
+
+def _where(inputs: Inputs, analysis: Analysis, groups: Groups, fit: int, group: int) -> dict[str, Any]:
+    """Names of a cell."""
+    label = inputs.fits[analysis.fits[fit]]
+    return {
+        "model": label.model,
+        "layer": label.layer,
+        "layer_depth": label.layer_depth,
+        "pooling": label.pooling,
+        "channel": groups.channel[group],
+        "time_start_s": _json(groups.start_s[group]),
+        "time_stop_s": _json(groups.stop_s[group]),
+    }
+
+
+def _cell(
+    inputs: Inputs,
+    analysis: Analysis,
+    grid: Grid,
+    groups: Groups,
+    bounds: Bounds,
+    statistic: str,
+    fit: int,
+    group: int,
+    level: int,
+) -> dict[str, Any]:
+    """Names and scores of a cell, with its ceiling."""
+    scores = {name: _json(getattr(grid, name)[fit, group, level]) for name in ("value", "z", "p", "p_corrected")}
+    ceiling: dict[str, Any] = {"ceiling_low": None, "ceiling_high": None, "is_ceiling_above_chance": False}
+    if bounds.recipe(statistic, "cells"):
+        low, high = bounds.low[statistic][group], bounds.high[statistic][group]
+        ceiling = {
+            "ceiling_low": _json(low.mean()),
+            "ceiling_high": _json(high.mean()),
+            "is_ceiling_above_chance": bool(bounds.is_above_chance()[group]),
+        }
+    return {**_where(inputs, analysis, groups, fit, group), **scores, **ceiling}
+
+
+def _extent(analysis: Analysis, groups: Groups, significant: np.ndarray, peak: Any) -> dict[str, Any]:
+    """Significant bins around the peak in its layer, and the channels significant in them."""
+    if peak is None or not significant[peak]:
+        return {"window": None, "channels": []}
+    mine = significant[peak[0]]
+    starts = np.asarray(groups.start_s)
+    if np.isnan(starts).any():
+        return {"window": None, "channels": [groups.channel[peak[1]]]}
+    times = np.unique(starts)
+    is_on = np.array([mine[starts == time].any() for time in times])
+    first = last = int(np.searchsorted(times, starts[peak[1]]))
+    while first > 0 and is_on[first - 1]:
+        first -= 1
+    while last + 1 < len(times) and is_on[last + 1]:
+        last += 1
+    stop = float(np.asarray(groups.stop_s)[starts == times[last]][0])
+    inside = mine & (starts >= times[first]) & (starts <= times[last])
+    return {
+        "window": [float(times[first]), stop],
+        "channels": sorted({groups.channel[group] for group in np.flatnonzero(inside)}),
+    }
+
+
+def _held_out(
+    plan: Plan, inputs: Inputs, analysis: Analysis, grid: Grid, groups: Groups, fits: Any
+) -> dict[str, Any] | None:
+    """Score of the layer, channel and bin that other subjects (or other folds of the only one) chose.
+
+    Null: no second subject and no second fold, or a single cell to choose from and one subject.
+    """
+    chosen = list(fits)
+    n_subjects = len(plan.subjects)
+    if n_subjects > 1:
+        choosing, scoring = _tested(analysis, grid)[chosen][..., :n_subjects], grid.value[chosen][..., :n_subjects]
+        names, other = list(plan.subjects), "subjects"
+    else:
+        choosing = scoring = grid.fold_value[chosen][:, :, 0]
+        names, other = [f"fold {fold + 1}" for fold in range(scoring.shape[-1])], "folds"
+    if len(names) < 2 or analysis.metric.tail == "two-sided":
+        return None
+    parts = [
+        _part(inputs, analysis, groups, chosen, choosing, scoring, index, name) for index, name in enumerate(names)
+    ]
+    values = [part["value"] for part in parts if part["value"] is not None]
+    what = (
+        "layer"
+        if len(groups) == 1
+        else "layer, channel and time bin"
+        if len(set(groups.channel)) > 1
+        else "layer and time bin"
+    )
+    return {
+        "recipe": f"{what} chosen on the other {other}",
+        "value": _json(np.mean(values)) if values else None,
+        "n": len(values),
+        "parts": parts,
+    }
+
+
+def _part(
+    inputs: Inputs,
+    analysis: Analysis,
+    groups: Groups,
+    fits: list[int],
+    choosing: np.ndarray,
+    scoring: np.ndarray,
+    index: int,
+    name: str,
+) -> dict[str, Any]:
+    """One subject (or fold), scored where the mean of the others is largest."""
+    others = np.delete(choosing, index, axis=-1).mean(-1)
+    if not np.isfinite(others).any():
+        return {"part": name, "value": None, **_where(inputs, analysis, groups, fits[0], 0)}
+    fit, group = np.unravel_index(np.nanargmax(others), others.shape)
+    return {
+        "part": name,
+        "value": _json(scoring[fit, group, index]),
+        **_where(inputs, analysis, groups, fits[fit], int(group)),
+    }
+
+
+def _ranking(plan: Plan, inputs: Inputs, analysis: Analysis, grid: Grid, groups: Groups) -> list[dict[str, Any]]:
+    """Models by held-out score, each choosing among its own layers. Empty where nothing can be held out."""
+    ranked = []
+    for model in dict.fromkeys(inputs.fits[fit].model for fit in analysis.fits):
+        own = [place for place, fit in enumerate(analysis.fits) if inputs.fits[fit].model == model]
+        found = _held_out(plan, inputs, analysis, grid, groups, own)
+        if found is None:
+            return []
+        layers = [part["layer"] for part in found["parts"]]
+        most = max(dict.fromkeys(layers), key=layers.count)
+        ranked.append(
+            {
+                "model": model,
+                "value": found["value"],
+                "parts": [part["value"] for part in found["parts"]],
+                "layer": most,
+                "layer_count": layers.count(most),
+            }
+        )
+    return sorted(ranked, key=lambda one: -np.inf if one["value"] is None else one["value"], reverse=True)
+
+
+def _averages(inputs: Inputs, analysis: Analysis, grid: Grid | None, level: int) -> list[dict[str, Any]]:
+    """Declared averages of responses: every layer of each."""
+    if grid is None or isinstance(inputs.brain, RdmSet):
+        return []
+    groups = analysis.groups["averages"]
+    found = []
+    for group in range(len(groups)):
+        for fit in range(len(analysis.fits)):
+            scores = {
+                name: _json(getattr(grid, name)[fit, group, level]) for name in ("value", "z", "p", "p_corrected")
+            }
+            found.append({**_where(inputs, analysis, groups, fit, group), **scores})
+    return found

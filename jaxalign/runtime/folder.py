@@ -1,0 +1,234 @@
+"""The output folder of a run: whose it is, which units it holds, and where they came from."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+
+from jaxalign.contracts import RdmSet, RunConfig
+from jaxalign.errors import ConfigError, DataError
+from jaxalign.results import table
+from jaxalign.runtime import journal
+from jaxalign.runtime.inputs import Inputs
+from jaxalign.runtime.plan import Plan, Unit, run_identity
+
+RUN_FILE = "run.json"
+UNITS = "units"
+OWN_FILES = (RUN_FILE, journal.JOURNAL_FILE, table.SCORES_FILE, table.SUMMARY_FILE, "report.html", "channels.json")
+PACKAGES = (
+    "jaxalign",
+    "jax",
+    "jaxlib",
+    "numpy",
+    "mne",
+    "hydra-core",
+    "transformers",
+    "torch",
+    "tensorstore",
+    "pyarrow",
+)
+
+
+def check_is_free(output: Path, run: RunConfig) -> None:
+    """Refuse a folder that holds another run, before any work; with force, discard what it holds.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    if run.force:
+        discard(output)
+        return
+    held = read_run(output)
+    if held is None:
+        strangers = [name for name in OWN_FILES if (output / name).exists()]
+        if strangers:
+            raise ConfigError(
+                f"{output} holds {', '.join(strangers)} but no {RUN_FILE}: whose results they are is unknown. Choose another output=, or add force=true to discard them."
+            )
+        return
+    asked = _request_of(run)
+    different = sorted(key for key in asked if asked[key] != held["request"].get(key))
+    if different:
+        key = different[0]
+        raise ConfigError(
+            f"{output} holds the results of another run ({held['run_hash']}): {', '.join(different)} differ"
+            f" ({_first_difference(key, held['request'].get(key), asked[key])}). Choose another output=, or add force=true to discard them."
+        )
+
+
+def _request_of(run: RunConfig) -> dict[str, Any]:
+    """The part of the request that decides the numbers, as it is after a journey through JSON."""
+    nothing = Inputs([], [], [], [], [], None, {})
+    return json.loads(json.dumps(run_identity(run, nothing)["request"], default=str))
+
+
+def _first_difference(where: str, held: Any, asked: Any) -> str:
+    if isinstance(held, dict) and isinstance(asked, dict):
+        for key in sorted({*held, *asked}):
+            if held.get(key) != asked.get(key):
+                return _first_difference(f"{where}.{key}", held.get(key), asked.get(key))
+    return f"{where}: {str(held)[:60]} there, {str(asked)[:60]} asked"
+
+
+def discard(output: Path) -> None:
+    """Remove the files of a run, and nothing else."""
+    for path in [*(output / name for name in OWN_FILES), *(output / UNITS).glob("*")]:
+        path.unlink(missing_ok=True)
+
+
+def read_run(output: Path) -> dict[str, Any] | None:
+    """run.json of a folder, None when there is none.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    path = output / RUN_FILE
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is damaged: {error}. Add force=true to discard this folder's results.") from error
+
+
+def open_run(output: Path, run: RunConfig, plan: Plan, inputs: Inputs) -> None:
+    """Write who this folder belongs to, before the first unit.
+
+    Raises:
+        ConfigError: if the same request was made of other data.
+    """
+    held = read_run(output)
+    if held is not None and held["run_hash"] != plan.run_hash:
+        raise ConfigError(
+            f"{output} holds results of the same request on other data or models (run {held['run_hash']}, now {plan.run_hash}). Choose another output=, or add force=true to discard them."
+        )
+    (output / UNITS).mkdir(exist_ok=True)
+    content = {
+        "run_hash": plan.run_hash,
+        "request": _request_of(run),
+        "data": inputs.identity,
+        "command": " ".join(["jaxalign", *sys.argv[1:]]),
+        "versions": versions(),
+        "git": git_revision(),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "platform": platform.platform(),
+        "precision": run.precision,
+        "tiles": {
+            analysis.name: sorted({analysis.shape_name(tile) for tile in analysis.tiles}) for analysis in plan.analyses
+        },
+        "bytes": {analysis.name: analysis.n_bytes for analysis in plan.analyses},
+        "is_simulated": inputs.is_simulated,
+        "sessions": [] if held is None else held["sessions"],
+    }
+    table.write_json_atomic(content, output / RUN_FILE)
+    if not isinstance(inputs.brain, RdmSet):
+        first = inputs.brain[0]
+        places = [None if np.isnan(place).any() else [float(x) for x in place] for place in first.positions]
+        table.write_json_atomic(
+            {"names": list(first.channels), "positions": places, "unit": first.unit}, output / "channels.json"
+        )
+
+
+def close_run(output: Path, plan: Plan, n_computed: int, seconds: float) -> None:
+    """Note what this session did."""
+    content = read_run(output)
+    assert content is not None
+    content["sessions"].append({"units_computed": n_computed, "units": len(plan.units), "seconds": round(seconds, 2)})
+    table.write_json_atomic(content, output / RUN_FILE)
+
+
+def missing_units(output: Path, plan: Plan) -> list[Unit]:
+    """Units without whole, journalled files."""
+    done = journal.verified(output)
+    return [unit for unit in plan.units if done.get(unit.unit_id, {}).get("run_hash") != plan.run_hash]
+
+
+def rows_file(output: Path, unit_id: str) -> Path:
+    return output / UNITS / f"{unit_id}.parquet"
+
+
+def maxima_file(output: Path, unit_id: str) -> Path:
+    return output / UNITS / f"{unit_id}.maxima.parquet"
+
+
+def commit(output: Path, unit: Unit, rows: pa.Table, maxima: np.ndarray) -> None:
+    """Make one unit durable: its files first, its journal line last.
+
+    maxima: (n_statistics, n_families, n_permutations + 1)
+    """
+    run_hash = read_hash(output)
+    table.write_atomic(rows, rows_file(output, unit.unit_id))
+    flat = maxima.reshape(-1, maxima.shape[-1])
+    columns = pa.table({str(index): pa.array(row) for index, row in enumerate(flat)})
+    table.write_atomic(columns, maxima_file(output, unit.unit_id))
+    files = {
+        str(path.relative_to(output)): journal.file_hash(path)
+        for path in (rows_file(output, unit.unit_id), maxima_file(output, unit.unit_id))
+    }
+    journal.append(output, {"unit_id": unit.unit_id, "run_hash": run_hash, "files": files})
+
+
+def read_hash(output: Path) -> str:
+    content = read_run(output)
+    assert content is not None
+    return content["run_hash"]
+
+
+def read_maxima(output: Path, unit_id: str) -> np.ndarray:
+    """Family maxima of a unit. -> (n_statistics * n_families, n_permutations + 1)"""
+    columns = table.read_parquet(maxima_file(output, unit_id))
+    return np.stack([columns.column(index).to_numpy() for index in range(columns.num_columns)])
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_revision() -> str:
+    """Revision of the checkout that runs, with + when it has changes; "none" for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "none"
+    try:
+        revision = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+        changes = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return revision.stdout.strip() + ("+" if changes.stdout.strip() else "")
+
+
+def planted(run: RunConfig) -> list[dict[str, Any]]:
+    """Ground truth of a simulated data set; empty for a real one, or without an effect."""
+    if not getattr(run.dataset, "effect", 0):
+        return []
+    return [
+        {
+            "model": plant.model,
+            "layer": plant.layer,
+            "time_start_s": plant.start_s,
+            "time_stop_s": plant.stop_s,
+            "channels": list(plant.channels),
+            "effect": run.dataset.effect,
+        }
+        for plant in run.dataset.plants
+    ]

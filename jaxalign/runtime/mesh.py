@@ -1,0 +1,101 @@
+"""Devices: the mesh, what is split over which axis, explicit transfers and the cache of compiled steps. Only this file names an axis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxalign.contracts import MeshConfig, Metric, Null, Scores
+from jaxalign.errors import ConfigError
+
+FIT, TARGET = "fit", "target"
+
+LAYOUT = {
+    "features": P(FIT),
+    "rdm_features": P(None, FIT),
+    "responses": P(None, TARGET),
+    "patterns": P(None, None, TARGET),
+    "family": P(TARGET),
+    "shared": P(),
+}
+"""What is split over what: features over fits, responses over targets, everything else is on every device."""
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh over all devices, or over as many as the configuration asks for.
+
+    Raises:
+        ConfigError: if more devices are asked for than there are.
+    """
+    devices = jax.devices()
+    n_target = config.target
+    n_fit = config.fit if config.fit is not None else max(1, len(devices) // max(1, n_target))
+    if n_fit < 1 or n_target < 1 or n_fit * n_target > len(devices):
+        raise ConfigError(
+            f"mesh.fit={n_fit} x mesh.target={n_target} needs {n_fit * n_target} devices; there are {len(devices)} ({devices[0].platform})."
+        )
+    grid = np.asarray(devices[: n_fit * n_target]).reshape(n_fit, n_target)
+    return Mesh(grid, (FIT, TARGET), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def platform_of(mesh: Mesh) -> str:
+    """Platform whose routines the kernels use: cpu, cuda or tpu."""
+    platform = mesh.devices.flat[0].platform
+    return "cuda" if platform == "gpu" else platform
+
+
+def shape_of(mesh: Mesh) -> tuple[int, int]:
+    """Devices along the fit axis and along the target axis."""
+    return mesh.shape[FIT], mesh.shape[TARGET]
+
+
+def place(mesh: Mesh, layout: str, tree: Any) -> Any:
+    """Move host arrays to the devices, laid out by name; the only way data go there."""
+    return jax.device_put(tree, NamedSharding(mesh, LAYOUT[layout]))
+
+
+def place_null(mesh: Mesh, null: Null) -> Null:
+    """A null on the devices: labellings and aggregates everywhere, families with their targets."""
+    specs = Null(LAYOUT["shared"], LAYOUT["shared"], LAYOUT["family"], null.n_families, null.is_calibrated)
+    return jax.tree.map(lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec)), null, specs)
+
+
+@cache
+def features_step(metric: Metric, mesh: Mesh, layout: str) -> Any:
+    """Compiled `metric.features_state` of a block of fits, each device on its own fits."""
+    step = partial(metric.features_state, platform=platform_of(mesh))
+    return jax.jit(_local(step, mesh, (LAYOUT[layout], P()), P(FIT)))
+
+
+@cache
+def responses_step(metric: Metric, mesh: Mesh, layout: str) -> Any:
+    """Compiled `metric.responses_state` of a tile of targets, each device on its own targets."""
+    return jax.jit(_local(metric.responses_state, mesh, (LAYOUT[layout], P()), P(None, TARGET)))
+
+
+@cache
+def score_step(metric: Metric, mesh: Mesh, n_families: int, is_calibrated: bool) -> Any:
+    """Compiled `metric.score`: each device scores its fits against its targets; nothing crosses devices."""
+
+    def local(features_state: Any, responses_state: Any, design: Any, null: Null) -> tuple[Scores, jax.Array]:
+        scores = metric.score(features_state, responses_state, design, null)
+        # Maxima get an axis for the tiles that lie side by side; the rest joins on the target axis.
+        return replace(scores, maxima=jnp.zeros(0, scores.value.dtype)), scores.maxima[:, None]
+
+    cell, fold = P(FIT, None, TARGET), P(FIT, None, None, TARGET)
+    out = Scores(cell, fold, cell, cell, P(), P(FIT, TARGET), P(FIT, TARGET), P(FIT, TARGET))
+    null_spec = Null(P(), P(), P(TARGET), n_families, is_calibrated)
+    specs = (P(FIT), P(None, TARGET), P(), null_spec)
+    return jax.jit(_local(local, mesh, specs, (out, P(FIT, TARGET))))
+
+
+def _local(function: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
+    # check_vma=True cannot lower eigh above 256 and any svd for TPU (loop carries change type).
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)

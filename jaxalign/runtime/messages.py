@@ -1,0 +1,97 @@
+"""What a reader must be told beside the numbers: the data set in figures, and warnings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+
+from jaxalign.compute.gram import largest_unit_share
+from jaxalign.contracts import RdmSet, RunConfig
+from jaxalign.runtime.inputs import Inputs
+from jaxalign.runtime.plan import Plan
+from jaxalign.runtime.rows import constant_targets
+
+MASSIVE_SHARE = 0.5
+EDGE_SHARE = 0.05
+
+
+def dataset(run: RunConfig, plan: Plan, inputs: Inputs) -> dict[str, Any]:
+    """Size of the data set, and notes of its reader."""
+    brain = inputs.brain
+    first = None if isinstance(brain, RdmSet) else brain[0]
+    notes = list(first.origin.get("notes", [])) if first is not None else []
+    return {
+        "name": run.dataset.name,
+        "n_subjects": len(plan.subjects),
+        "n_stimuli": len(inputs.stimulus_ids),
+        "n_test": int(first.is_test.sum()) if first is not None else 0,
+        "n_channels": len(first.channels) if first is not None else 0,
+        "n_times": len(first.starts_s) if first is not None else 0,
+        "unit": first.unit if first is not None else "dissimilarity",
+        "notes": notes,
+    }
+
+
+def warnings(run: RunConfig, plan: Plan, inputs: Inputs, tables: dict[str, pa.Table]) -> list[str]:
+    """Everything that may make a number mean less than it seems."""
+    found = [*_single_unit(plan, inputs), *_edges(plan, tables)]
+    n_constant = n_constant_targets(plan, inputs, run)
+    if n_constant:
+        found.append(f"{n_constant} targets are constant over the scored stimuli: their scores are NaN.")
+    if isinstance(inputs.brain, RdmSet):
+        found.append("The RDM files name no stimuli: rows are matched by position.")
+    return found
+
+
+def n_constant_targets(plan: Plan, inputs: Inputs, run: RunConfig) -> int:
+    """Constant targets, the largest number over analyses (they share the recordings)."""
+    counts = [
+        sum(int(constant_targets(analysis, tile, inputs, run).sum()) for tile in analysis.tiles)
+        for analysis in plan.analyses
+    ]
+    return max(counts, default=0)
+
+
+def _single_unit(plan: Plan, inputs: Inputs) -> list[str]:
+    """Layers whose RDM is mostly the doing of one unit (massive activations)."""
+    found = []
+    for analysis, design in zip(plan.analyses, plan.design, strict=True):
+        if analysis.side == "responses":
+            continue
+        for fit in analysis.fits:
+            if inputs.is_rdm[fit]:
+                continue
+            share = float(largest_unit_share(jnp.asarray(inputs.features[fit][np.asarray(design.rsa_rows)])))
+            if share > MASSIVE_SHARE:
+                found.append(
+                    f"{analysis.name}: one unit of {inputs.fits[fit].name} carries {share:.0%} of its variance over stimuli; its RDM mostly describes that unit."
+                )
+    return found
+
+
+def _edges(plan: Plan, tables: dict[str, pa.Table]) -> list[str]:
+    """Share of penalties at an end of the grid, among targets that inner folds could predict at all."""
+    found = []
+    for index, analysis in enumerate(plan.analyses):
+        if not hasattr(analysis.metric, "alphas"):
+            continue
+        parts = [
+            tables[unit.unit_id].select(["alpha_edge", "validation", "statistic"]).to_pandas()
+            for unit in plan.units
+            if unit.analysis == index
+        ]
+        first = [part[part["statistic"] == analysis.metric.statistics[0]] for part in parts]
+        edge = np.concatenate([part["alpha_edge"].to_numpy() for part in first])
+        validation = np.concatenate([part["validation"].to_numpy() for part in first])
+        predicted = validation > 0
+        share = float((edge[predicted] != 0).mean()) if predicted.any() else 0.0
+        if share > EDGE_SHARE:
+            null_at_top = float((edge[np.isfinite(validation) & ~predicted] > 0).mean())
+            found.append(
+                f"{analysis.name}: {share:.0%} of the {int(predicted.sum())} targets with validation r2 > 0 chose a penalty at an end of the grid in some fold: widen it "
+                f"with alphas=given and alpha_values. (Of the targets that cannot be predicted, {null_at_top:.0%} are at the top end, as expected.)"
+            )
+    return found
