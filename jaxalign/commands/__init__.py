@@ -1,0 +1,69 @@
+"""The verbs of the command line; VERBS is the only table of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from jaxalign.errors import ConfigError, JaxalignError, nearest
+
+VERBS = {
+    "run": "do a run, or the part of it that is missing (the default verb)",
+    "plan": "show units, tiles and bytes of a run without doing it",
+    "models": "list the models that can be chosen",
+    "report": "write figures and report of a finished run again: jaxalign report FOLDER",
+    "help": "this page",
+}
+"""Verb -> what it does; each is a module of this package with main(arguments)."""
+
+HELP = ("--help", "-h")
+HYDRA_FLAGS = ("--info", "--cfg", "--hydra-help", "--version", "--shell-completion", "-sc", "--resolve", "--package")
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb and turn its outcome into an exit code.
+
+    Args:
+        arguments: the command line without the program's name.
+    Returns:
+        0 done, 2 configuration error, 3 data error, 4 some units failed, 75 preempted.
+    """
+    try:
+        verb, rest = split(arguments)
+        found = import_module(f"jaxalign.commands.{verb}")
+        found.main(rest)
+    except JaxalignError as error:
+        print(f"{_kind(error)}: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away (`jaxalign models | head`); nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def split(arguments: list[str]) -> tuple[str, list[str]]:
+    """The verb and its arguments: the first word when it has no "=" and is no flag, else `run`.
+
+    Raises:
+        ConfigError: if that word is no verb; names the nearest.
+    """
+    if any(flag in arguments for flag in HELP):
+        return "help", [word for word in arguments if word not in HELP]
+    if not arguments or "=" in arguments[0] or arguments[0].startswith(("-", "+", "~")):
+        return "run", arguments
+    if arguments[0] not in VERBS:
+        raise ConfigError(
+            f"{arguments[0]!r} is no verb of jaxalign. {nearest(arguments[0], VERBS)} Options are written name=value."
+        )
+    return arguments[0], arguments[1:]
+
+
+def _kind(error: JaxalignError) -> str:
+    names: dict[int, str] = {2: "Configuration error", 3: "Data error", 4: "Some units failed", 75: "Preempted"}
+    return names.get(error.exit_code, "Error")
+
+
+Progress = Callable[[str, float], None]
