@@ -1,0 +1,85 @@
+"""Run every benchmark, print a table, keep the results with the hardware's name.
+
+Command:  make bench
+Duration: about 2 minutes on 2 cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxalign.runtime.folder import git_revision, versions
+from tests.benchmarks import ridge, rsa
+
+RESULTS = Path(__file__).parent / "results"
+REPEATS = 3
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """First call (with compilation) and best of the next ones, in seconds, and what came out."""
+    seconds = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        out = jax.block_until_ready(work())
+        seconds.append(time.perf_counter() - start)
+    return seconds[0], min(seconds[1:]), out
+
+
+def hardware() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    cpu = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    found = re.search(r"model name\s*:\s*(.*)", cpu)
+    return {
+        "cpu": found.group(1) if found else platform.processor(),
+        "cores": os.cpu_count(),
+        "device": str(jax.devices()[0].device_kind),
+        "gemm_gflops_per_s": round(gemm_rate(), 1),
+    }
+
+
+def gemm_rate() -> float:
+    """Measured rate of a large float32 matrix product, GFLOP/s: the ceiling of everything here."""
+    size = 2048
+    matrix = jax.numpy.ones((size, size), jax.numpy.float32)
+    product = jax.jit(lambda a: jax.numpy.matmul(a, a, precision="highest"))
+    _, seconds, _ = timed(lambda: product(matrix))
+    return 2 * size**3 / seconds / 1e9
+
+
+def main() -> None:
+    """Measure, print and write."""
+    found = {"hardware": hardware(), "versions": versions(), "git": git_revision(), "cases": []}
+    rate = found["hardware"]["gemm_gflops_per_s"]
+    for case in (*ridge.cases(timed), *rsa.cases(timed)):
+        case["percent_of_gemm_rate"] = round(100 * case["gflop"] / case["seconds"] / rate, 1)
+        found["cases"].append(case)
+        print(_line(case))
+    name = re.sub(r"[^a-z0-9]+", "-", f"{found['hardware']['cpu']} {found['hardware']['device']}".lower()).strip("-")
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(f"written: {path}")
+
+
+def _line(case: dict[str, Any]) -> str:
+    peers = "; ".join(
+        f"{peer['name']} {peer['seconds']:.3g} s = {peer['seconds'] / case['seconds']:.1f} times ours, {peer['difference']}"
+        for peer in case["peers"]
+    )
+    return (
+        f"{case['name']}: {case['seconds']:.3g} s (first call {case['first_seconds']:.3g} s), "
+        f"{case['percent_of_gemm_rate']:.0f} % of the GEMM rate; {peers}"
+    )
+
+
+if __name__ == "__main__":
+    main()
