@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from jaxalign.compute.gram import pair_index
 from jaxalign.compute.stats import rank
 
 SPLIT_HALF = "split_half_spearman_brown_sqrt"
@@ -46,9 +47,9 @@ def split_half(trials: np.ndarray, n_splits: int, seed: int) -> tuple[np.ndarray
     return np.sqrt(np.where(correlations > 0, reliability, np.nan)), correlations
 
 
-def critical_r(n_stimuli: int) -> float:
-    """One-sided .05 critical value of Pearson r, normal approximation by Fisher z."""
-    return float(np.tanh(1.6448536 / np.sqrt(max(n_stimuli - 3, 1))))
+def critical_r(n_stimuli: int, n_averaged: int = 1) -> float:
+    """One-sided .05 critical value of the mean of independent Pearson correlations, normal approximation by Fisher z."""
+    return float(np.tanh(1.6448536 / np.sqrt(max(n_stimuli - 3, 1) * n_averaged)))
 
 
 def _pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -82,6 +83,25 @@ def leave_one_subject_out(rdms: np.ndarray, comparator: str) -> tuple[np.ndarray
     low = _pearson(of(unit).T, of(total[None] - unit).T)
     high = _pearson(of(unit).T, np.broadcast_to(of(total[None]), unit.shape).T)
     return low, high
+
+
+def chance_agreement(rdms: np.ndarray, comparator: str, rows: np.ndarray) -> np.ndarray:
+    """The low bound under relabellings of the left-out subject's stimuli: what agreement is worth by chance.
+
+    Args:
+        rdms: (n_subjects, n_pairs) dissimilarities.
+        comparator: "spearman" or "pearson".
+        rows: (n_labellings, n_stimuli) relabellings.
+    Returns:
+        (n_labellings, n_subjects).
+    """
+    of = _ranked if comparator == "spearman" else np.asarray
+    unit = _standardised(of(rdms.astype(np.float64)))
+    others = _standardised(of(unit.sum(0)[None] - unit))
+    index = pair_index(rows.shape[1])
+    first, second = np.triu_indices(rows.shape[1], 1)
+    pairs = (index[labelling[first], labelling[second]] for labelling in rows)
+    return np.stack([(unit[:, permuted] * others).mean(1) for permuted in pairs])
 
 
 def _ranked(rdms: np.ndarray) -> np.ndarray:

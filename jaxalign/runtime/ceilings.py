@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import jax
@@ -9,10 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.compute import ceiling
+from jaxalign.compute.permute import labellings
 from jaxalign.contracts import Design, RdmSet, RunConfig
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Analysis, Tile
 from jaxalign.runtime.tiles import responses_tile
+
+N_CHANCE = 199
+"""Relabellings that tell whether the agreement between subjects exceeds chance."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +27,16 @@ class Bounds:
     Attributes:
         names: statistic -> recipe; a statistic that is not named has no ceiling.
         low, high: statistic -> (n_groups, n_subjects).
-        agreement: (n_groups, n_subjects) correlation of halves, or with the other subjects.
-        chance: agreement that a ceiling must exceed, the one-sided .05 critical value.
+        is_above: (n_groups, n_subjects), whether the agreement behind a ceiling exceeds chance, one-sided .05.
+        is_mean_above: (n_groups,), the same for the mean over subjects.
         why_not: why there is no ceiling; empty when there is.
     """
 
     names: dict[str, str] = field(default_factory=dict)
     low: dict[str, np.ndarray] = field(default_factory=dict)
     high: dict[str, np.ndarray] = field(default_factory=dict)
-    agreement: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
-    chance: float = float("inf")
+    is_above: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
+    is_mean_above: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     why_not: str = ""
 
     def recipe(self, statistic: str, kind: str) -> str | None:
@@ -44,18 +49,14 @@ class Bounds:
             n_cells = n_groups * n_subjects + (n_groups if n_subjects > 1 else 0)
             return np.full(n_cells, np.nan), np.full(n_cells, np.nan), np.zeros(n_cells, bool)
         low, high = self.low[statistic][tile.groups], self.high[statistic][tile.groups]
-        above = self.agreement[tile.groups] > self.chance
+        above = self.is_above[tile.groups]
         if n_subjects == 1:
             return low.ravel(), high.ravel(), above.ravel()
         return (
             np.concatenate([low.ravel(), low.mean(1)]),
             np.concatenate([high.ravel(), high.mean(1)]),
-            np.concatenate([above.ravel(), self.is_above_chance()[tile.groups]]),
+            np.concatenate([above.ravel(), self.is_mean_above[tile.groups]]),
         )
-
-    def is_above_chance(self) -> np.ndarray:
-        """Whether the mean agreement over subjects is above chance. -> (n_groups,) bool"""
-        return self.agreement.mean(1) > self.chance
 
 
 def of_analysis(analysis: Analysis, design: Design, run: RunConfig, inputs: Inputs) -> Bounds:
@@ -78,13 +79,14 @@ def _split_half(analysis: Analysis, run: RunConfig, inputs: Inputs) -> Bounds:
         )
     found = [ceiling.split_half(recording.trials, run.n_ceiling_splits, run.seed) for recording in recordings]  # type: ignore[arg-type]
     bound = np.stack([one.ravel() for one, _ in found], axis=1)
-    reliability = bound**2
+    halves = np.stack([one.ravel() for _, one in found], axis=1)
+    n_stimuli = len(recordings[0].trials)  # type: ignore[arg-type]
     return Bounds(
         names={"pearson_r": ceiling.SPLIT_HALF, "r2": ceiling.SPLIT_HALF_RELIABILITY},
-        low={"pearson_r": bound, "r2": reliability},
-        high={"pearson_r": bound, "r2": reliability},
-        agreement=np.stack([one.ravel() for _, one in found], axis=1),
-        chance=ceiling.critical_r(recordings[0].trials.shape[0]),  # type: ignore[union-attr]
+        low={"pearson_r": bound, "r2": bound**2},
+        high={"pearson_r": bound, "r2": bound**2},
+        is_above=halves > ceiling.critical_r(n_stimuli),
+        is_mean_above=halves.mean(1) > ceiling.critical_r(n_stimuli, len(recordings)),
     )
 
 
@@ -96,22 +98,32 @@ def _between_subjects(analysis: Analysis, design: Design, run: RunConfig, inputs
         presented = " with one presentation per stimulus" if single else ""
         return Bounds(why_not=f"one subject{presented}, and no other subject to compare with")
     comparator = analysis.metric.comparator  # type: ignore[attr-defined]
-    low, high = [], []
+    rows = labellings(len(design.rsa_rows), N_CHANCE, run.seed)[1:]
+    low, high, is_above, is_mean_above = [], [], [], []
+    for rdms in _rdms_of_groups(analysis, design, run, inputs, n_subjects):
+        bounds = ceiling.leave_one_subject_out(rdms, comparator)
+        chance = ceiling.chance_agreement(rdms, comparator, rows)
+        low.append(bounds[0])
+        high.append(bounds[1])
+        is_above.append(bounds[0] > np.quantile(chance, 0.95, axis=0))
+        is_mean_above.append(bounds[0].mean() > np.quantile(chance.mean(1), 0.95))
+    statistic = analysis.metric.statistics[0]
+    return Bounds(
+        names={statistic: ceiling.LEAVE_ONE_SUBJECT_OUT},
+        low={statistic: np.stack(low)},
+        high={statistic: np.stack(high)},
+        is_above=np.stack(is_above),
+        is_mean_above=np.array(is_mean_above),
+    )
+
+
+def _rdms_of_groups(
+    analysis: Analysis, design: Design, run: RunConfig, inputs: Inputs, n_subjects: int
+) -> Iterator[np.ndarray]:
+    """RDMs of all subjects, one group (time bin) after the other. -> (n_subjects, n_pairs) each"""
     for tile in analysis.tiles:
         given = responses_tile(analysis, inputs, run, tile)
         state = np.asarray(analysis.metric.responses_state(jax.tree.map(jnp.asarray, given), design))
         state = state.reshape(len(state), tile.n_padded, n_subjects)[:, : len(tile.groups)]
         for group in range(state.shape[1]):
-            bounds = ceiling.leave_one_subject_out(state[:, group].T, comparator)
-            low.append(bounds[0])
-            high.append(bounds[1])
-    lows, highs = np.stack(low), np.stack(high)
-    statistic = analysis.metric.statistics[0]
-    return Bounds(
-        names={statistic: ceiling.LEAVE_ONE_SUBJECT_OUT},
-        low={statistic: lows},
-        high={statistic: highs},
-        agreement=lows,
-        # A correlation over pairs: chance is judged by the number of stimuli, since pairs share them.
-        chance=ceiling.critical_r(len(design.rsa_rows)),
-    )
+            yield state[:, group].T
