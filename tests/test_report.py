@@ -317,7 +317,8 @@ def test_missing_ceiling_is_explained_once(run, why_not):
 def test_no_held_out_score_gives_no_headline_number(run):
     _, found, finding = run
     text = words.answer(finding | {"held_out": None, "ranking": []}, found)
-    assert "no headline number" in text and "Held-out Pearson" not in text
+    assert "is too high; no held-out score can be given" in text and "Held-out Pearson" not in text
+    assert "Pearson" not in text.splitlines()[0].split(":", 1)[1]
 
 
 def test_declared_average_is_reported(run):
@@ -480,7 +481,7 @@ def test_report_of_dissimilarities_without_times(rdm_run):
     folder, found, finding = rdm_run
     html = report.write_report(folder).read_text(encoding="utf-8")
     assert html.count("<figure>") == 2 and 'alt="model ranking"' in html and 'alt="layer profile"' in html
-    assert "over the whole recording" in words.answer(finding, found)
+    assert "over all stimuli" in words.answer(finding, found)
     assert "No topographies: this metric scores the pattern over all channels." in html
     assert figures.model_ranking(rows_of(folder), finding).get_suptitle().startswith("RSA, mean over 4 subjects")
 

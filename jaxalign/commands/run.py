@@ -40,10 +40,11 @@ def job(run: RunConfig, output: Path) -> dict[str, Any]:
 
 def finish(run: RunConfig, output: Path, summary: dict[str, Any]) -> None:
     """Write the report and print the answer in words."""
-    from jaxalign.results.report import answer, write_report
+    from jaxalign.results.report import write_report
+    from jaxalign.results.words import headline
 
     for finding in summary["findings"]:
-        print(f"\n{answer(finding, summary)}")
+        print(f"\n{headline(finding, summary)}")
     for warning in summary["warnings"]:
         print(f"\nNote: {warning}")
     print(f"\nTable: {output / 'scores.parquet'}")

@@ -82,6 +82,13 @@ def answer(finding: Finding, summary: dict[str, Any]) -> str:
     return "\n".join(line for line in marked if line)
 
 
+def headline(finding: Finding, summary: dict[str, Any]) -> str:
+    """The answer in short: its headline, what the held-out score and the ceiling are, and planted against found."""
+    first, *rest = answer(finding, summary).splitlines()
+    kept = [_ceiling(finding)] if finding["peak"] is not None else []
+    return "\n".join([first, *(line for line in rest if line in kept or line in planted_words(finding, summary))])
+
+
 def planted_words(finding: Finding, summary: dict[str, Any]) -> list[str]:
     """For simulated data, what was planted against what was found; nothing for recordings."""
     if not summary["is_simulated"]:
@@ -131,7 +138,16 @@ def _p_digits(p: float) -> str:
 
 
 def _layer(cell: dict[str, Any]) -> str:
-    return f"the RDM {cell['model']}" if cell["layer"] == "rdm" else f"layer {cell['layer']} of {cell['model']}"
+    """A layer of a network by its path, a given RDM or a metadata column by its name."""
+    if cell["layer"] == "rdm":
+        return f"the RDM {cell['model']}"
+    if cell["model"] == "metadata":
+        return f"the metadata column {cell['layer']}"
+    return f"layer {cell['layer']} of {cell['model']}"
+
+
+def _is_network(cell: dict[str, Any]) -> bool:
+    return cell["layer"] != "rdm" and cell["model"] != "metadata"
 
 
 def _corrected(finding: Finding, p: float | None) -> str:
@@ -155,18 +171,20 @@ def _headline(finding: Finding) -> str:
     held_out = finding["held_out"]
     has_score = held_out and not is_missing(held_out["value"])
     score = f" Held-out {statistic_name(finding)} = {number(held_out['value'])}." if has_score else ""
-    depth = "" if is_missing(peak["layer_depth"]) or peak["layer"] == "rdm" else f" (depth {peak['layer_depth']:.2f})"
+    has_depth = _is_network(peak) and not is_missing(peak["layer_depth"])
+    depth = f" (depth {peak['layer_depth']:.2f})" if has_depth else ""
     return f"{name}: the strongest significant score is that of {_layer(peak)}{depth}, {_where(peak)}; {family}.{score}"
 
 
 def _where(cell: dict[str, Any]) -> str:
-    return place(cell) or "over the whole recording"
+    return place(cell) or "over all stimuli"
 
 
 def _held_out(finding: Finding) -> str:
     held_out = finding["held_out"]
     if not held_out or is_missing(held_out["value"]):
-        return "There is no held-out score, so no headline number: the largest score chose itself and is too high."
+        largest = f"{statistic_name(finding)} there is {number(finding['peak']['value'])}"
+        return f"{largest}: the largest score was chosen for its size and is too high; no held-out score can be given."
     values = [part["value"] for part in held_out["parts"] if not is_missing(part["value"])]
     spread = f", from {number(min(values))} to {number(max(values))}" if len(values) > 1 else ""
     what = _parts_word(finding)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxalign.compute.inference import critical, p_floor
-from jaxalign.contracts import RdmSet, RunConfig
+from jaxalign.contracts import Design, RdmSet, RunConfig
 from jaxalign.runtime import folder, messages
 from jaxalign.runtime.ceilings import Bounds
 from jaxalign.runtime.inputs import Inputs
@@ -50,7 +50,7 @@ def summarise(
     for index, analysis in enumerate(plan.analyses):
         for place, statistic in enumerate(analysis.metric.statistics):
             grids = {kind: _grid(plan, index, kind, place, tables) for kind in analysis.groups}
-            found.append(_finding(plan, inputs, analysis, statistic, grids, families, bounds[index]))
+            found.append(_finding(plan, inputs, index, statistic, grids, families, bounds[index]))
     return {
         "name": run.name,
         "command": f"jaxalign experiment={run.name}",
@@ -107,13 +107,14 @@ def _laid_out(
 def _finding(
     plan: Plan,
     inputs: Inputs,
-    analysis: Analysis,
+    index: int,
     statistic: str,
     grids: dict[str, Grid],
     families: dict[str, np.ndarray],
     bounds: Bounds,
 ) -> dict[str, Any]:
     """The answer of one metric and statistic."""
+    analysis, design = plan.analyses[index], plan.design[index]
     n_subjects = len(plan.subjects)
     level = -1  # the mean over subjects, or the only subject
     subject = "mean" if n_subjects > 1 else plan.subjects[0]
@@ -133,6 +134,7 @@ def _finding(
         else "stimuli; subjects were not permuted",
         "tail": analysis.metric.tail,
         "n_permutations": analysis.metric.n_permutations,
+        "scheme": _scheme(analysis, design),
         "p_floor": _json(p_floor(analysis.metric.n_permutations)),
         "family_id": f"{analysis.name}/{statistic}/{subject}/cells",
         "family_size": int(np.isfinite(tested).sum()),
@@ -150,6 +152,17 @@ def _finding(
         "ranking": _ranking(plan, inputs, analysis, grid, groups),
         "averages": _averages(inputs, analysis, grids.get("averages"), level),
     }
+
+
+def _scheme(analysis: Analysis, design: Design) -> str:
+    """What a permutation relabels."""
+    if analysis.side != "responses":
+        return "stimuli are relabelled, rows and columns of an RDM together"
+    if not analysis.metric.uses_folds:
+        return "stimuli of the feature are relabelled"
+    if design.is_fixed_split:
+        return "test stimuli are relabelled; weights and penalties come from the training stimuli and stay"
+    return "stimuli of all responses are relabelled before anything is fitted, and penalties are chosen anew"
 
 
 def _tested(analysis: Analysis, grid: Grid) -> np.ndarray:
@@ -196,7 +209,7 @@ def _cell(
         ceiling = {
             "ceiling_low": _json(low.mean()),
             "ceiling_high": _json(high.mean()),
-            "is_ceiling_above_chance": bool(bounds.is_above_chance()[group]),
+            "is_ceiling_above_chance": bool(bounds.is_mean_above[group]),
         }
     return {**_where(inputs, analysis, groups, fit, group), **scores, **ceiling}
 

@@ -37,7 +37,7 @@ def dataset(run: RunConfig, plan: Plan, inputs: Inputs) -> dict[str, Any]:
 
 def warnings(run: RunConfig, plan: Plan, inputs: Inputs, tables: dict[str, pa.Table]) -> list[str]:
     """Everything that may make a number mean less than it seems."""
-    found = [*_single_unit(plan, inputs), *_edges(plan, tables)]
+    found = [*_single_unit(plan, inputs), *_edges(plan, tables), *_flat_predictions(plan, tables)]
     n_constant = n_constant_targets(plan, inputs, run)
     if n_constant:
         found.append(f"{n_constant} targets are constant over the scored stimuli: their scores are NaN.")
@@ -93,5 +93,27 @@ def _edges(plan: Plan, tables: dict[str, pa.Table]) -> list[str]:
             found.append(
                 f"{analysis.name}: {share:.0%} of the {int(predicted.sum())} targets with validation r2 > 0 chose a penalty at an end of the grid in some fold: widen it "
                 f"with alphas=given and alpha_values. (Of the targets that cannot be predicted, {null_at_top:.0%} are at the top end, as expected.)"
+            )
+    return found
+
+
+def _flat_predictions(plan: Plan, tables: dict[str, pa.Table]) -> list[str]:
+    """Predictions that do not vary over the test stimuli: they hold no information and score r = 0."""
+    found = []
+    for index, analysis in enumerate(plan.analyses):
+        if not analysis.metric.uses_folds:
+            continue
+        n_flat = n_scored = 0
+        for unit in plan.units:
+            if unit.analysis == index:
+                rows = tables[unit.unit_id].select(["statistic", "subject", "fold_values"]).to_pandas()
+                own = rows[(rows["statistic"] == "pearson_r") & (rows["subject"] != "mean")]
+                values = np.stack(own["fold_values"].to_list())
+                n_flat += int((values == 0).sum())
+                n_scored += values.size
+        if n_flat:
+            found.append(
+                f"{analysis.name}: {n_flat:,} of {n_scored:,} predictions (target x fold) do not vary over the test "
+                "stimuli, since the chosen penalty leaves nothing of the weights: they score r = 0."
             )
     return found

@@ -242,6 +242,7 @@ def _groups(side: str, run: RunConfig, inputs: Inputs) -> dict[str, Groups]:
         return {"cells": Groups(("all",), nothing, nothing)}
     first = brain[0]
     if side == "patterns":
+        _check_repetitions(first)
         if len(first.channels) < 2:
             raise ConfigError(
                 f"A pattern over channels needs at least 2 channels; the recording has {len(first.channels)}."
@@ -255,6 +256,16 @@ def _groups(side: str, run: RunConfig, inputs: Inputs) -> dict[str, Groups]:
     starts = np.array([average.start_s for average in run.averages])
     stops = np.array([average.stop_s for average in run.averages])
     return {"cells": cells, "averages": Groups(tuple(average.name for average in run.averages), starts, stops)}
+
+
+def _check_repetitions(recording: Recording) -> None:
+    """Refuse an RDM over averages of unequal numbers of trials: their noise differs, and so do their distances."""
+    scored = recording.n_repetitions[recording.is_test] if recording.is_test.any() else recording.n_repetitions
+    if scored.min() != scored.max():
+        raise DataError(
+            f"subject {recording.subject}: the scored stimuli were presented {scored.min()} to {scored.max()} times. An RDM "
+            "over unequal repetitions mixes noise with distance: keep the same number for each stimulus."
+        )
 
 
 def average_of(recording: Recording, average: Any) -> np.ndarray:
@@ -293,7 +304,7 @@ def _padded_groups(
     if not fitting:
         need = sum(sizes[LADDER[0]].values())
         raise ConfigError(
-            f"metric.{name} needs {need / GIB:.3f} GiB per device for its smallest tile of {LADDER[0]} targets; {limit / GIB:.3f} GiB may be used. Set mesh.memory_gib={need / GIB * 1.05:.2f} if the device has it, or ask for fewer permutations."
+            f"metric.{name} needs {need / GIB:.3g} GiB per device for its smallest tile of {LADDER[0]} targets; {limit / GIB:.3g} GiB may be used. Set mesh.memory_gib={need / GIB * 1.05:.3g} if the device has it, or ask for fewer permutations."
         )
     needed = [size for size in fitting if size >= n_groups * n_subjects]
     return (needed[0] if needed else fitting[-1]) // n_subjects
