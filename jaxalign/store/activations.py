@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
-import json
 import os
-import platform
 import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxalign.errors import DataError, nearest
+from jaxalign.store.manifests import (
+    MANIFEST,
+    REMEDY,
+    check_file,
+    commit,
+    hash_files,
+    list_files,
+    manifest,
+    origin,
+    sync,
+)
 
 if TYPE_CHECKING:  # contracts imports jax, which takes a second that a reader of manifests need not spend
     from jaxalign.contracts import Fit
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
 DTYPES = ("float32", "bfloat16", "float16")
 CHUNK_ROWS = 128  # the least that one read fetches: 2 MiB at 4,096 float32 columns
 BUFFER_BYTES = 256 * 2**20  # host memory of the shards being filled, one per fit
-REMEDY = "Delete the folder and run the command that made it again."
 
 
 def write(
@@ -56,12 +60,13 @@ def write(
         DataError: if rows, widths or names disagree, if a finite value leaves the range of dtype, if the folder
             is taken, or if the disk refuses.
     """
-    origin = _origin(fits, stimulus_ids, identity, dtype)
+    _check_request(fits, stimulus_ids, dtype)
+    start = origin(fits, stimulus_ids, identity)
     layout = _layout(fits, len(stimulus_ids), dtype)
     with _unfinished(folder) as temporary:
         arrays = _write_arrays(temporary, fits, layout, blocks)
         _sync_folders(temporary)
-        _commit(temporary / MANIFEST, origin | layout | {"arrays": arrays, "files": _hash_files(temporary)})
+        commit(temporary / MANIFEST, start | layout | {"arrays": arrays, "files": hash_files(temporary)})
 
 
 def read(folder: Path, fit: Fit, rows: slice | None = None) -> np.ndarray:
@@ -84,47 +89,6 @@ def read(folder: Path, fit: Fit, rows: slice | None = None) -> np.ndarray:
     return _read_rows(folder, content, array, start, max(start, stop))
 
 
-def manifest(folder: Path) -> dict[str, Any]:
-    """Return what a finished store says of itself.
-
-    Keys: schema_version, identity, stimulus_ids_sha256, n_stimuli, dtype, chunk_rows, shard_rows, versions, arrays (a
-    list of fit, folder, shape, n_nonfinite, chunk_crc32), files (path -> sha256), sha256 (of all the rest).
-
-    Raises:
-        DataError: if the store is missing, unfinished, damaged, or of another schema version.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        if not folder.exists():
-            raise DataError(f"{folder} does not exist: write the store first.")
-        raise DataError(f"{folder} has no {MANIFEST}, so it is not finished. {REMEDY}")
-    try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:  # JSONDecodeError or UnicodeDecodeError
-        raise DataError(f"{path} is damaged: {error}. {REMEDY}") from error
-    _check_manifest(path, content)
-    return content
-
-
-def matches(folder: Path, identity: dict[str, Any], stimulus_ids: Sequence[str], fits: Iterable[Fit]) -> bool:
-    """Say whether a finished store holds these fits, of this origin, for these stimuli in this order.
-
-    The store may hold further fits. False when there is no finished store.
-
-    Raises:
-        DataError: if there is a manifest but it is damaged or of another schema version.
-    """
-    if not (folder / MANIFEST).is_file():
-        return False
-    content = manifest(folder)
-    stored = [array["fit"] for array in content["arrays"]]
-    return (
-        content["identity"] == _as_json(identity, "identity")
-        and content["stimulus_ids_sha256"] == _hash_ids(stimulus_ids)
-        and all(asdict(fit) in stored for fit in fits)
-    )
-
-
 def verify(folder: Path) -> None:
     """Hash every file again and read every array.
 
@@ -132,9 +96,9 @@ def verify(folder: Path) -> None:
         DataError: naming the first file that is missing, extra or changed, or the first array that cannot be read.
     """
     content = manifest(folder)
-    expected, found = content["files"], set(_list_files(folder))
+    expected, found = content["files"], set(list_files(folder))
     for name in sorted(found | set(expected)):
-        _verify_file(folder, name, expected.get(name), name in found)
+        check_file(folder, name, expected.get(name), name in found)
     n_stimuli, shard_rows = content["n_stimuli"], content["shard_rows"]
     for array in content["arrays"]:
         for start in range(0, n_stimuli, shard_rows):
@@ -142,19 +106,6 @@ def verify(folder: Path) -> None:
 
 
 # What is to be written, settled before the first row is computed
-
-
-def _origin(fits: Sequence[Fit], stimulus_ids: Sequence[str], identity: dict[str, Any], dtype: str) -> dict[str, Any]:
-    _check_request(fits, stimulus_ids, dtype)
-    for fit in fits:  # a label that JSON cannot hold must fail now, not after hours of extraction
-        _as_json(asdict(fit), f"the fit {fit.name}")
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "identity": _as_json(identity, "identity"),
-        "stimulus_ids_sha256": _hash_ids(stimulus_ids),
-        "n_stimuli": len(stimulus_ids),
-        "versions": {name: version(name) for name in ("numpy", "tensorstore")} | {"python": platform.python_version()},
-    }
 
 
 def _check_request(fits: Sequence[Fit], stimulus_ids: Sequence[str], dtype: str) -> None:
@@ -328,7 +279,7 @@ def _unfinished(folder: Path) -> Iterator[Path]:
         try:
             yield temporary
             temporary.rename(folder)
-            _sync(folder.parent)
+            sync(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -355,28 +306,10 @@ def _check_free(folder: Path) -> None:
         raise DataError(f"{folder} exists and is not a finished store: delete it, or choose another folder.")
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_folders(folder: Path) -> None:
     """Make the names of all files durable; TensorStore has done so for their bytes."""
     for parent, _, _ in os.walk(folder):
-        _sync(Path(parent))
-
-
-def _commit(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content | {"sha256": _hash_json(content)}, file, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    _sync(path.parent)
+        sync(Path(parent))
 
 
 # Reading
@@ -419,25 +352,6 @@ def _check_digests(folder: Path, array: Mapping[str, Any], digests: list[int], f
             )
 
 
-def _check_manifest(path: Path, content: Any) -> None:
-    found = content.get("schema_version") if isinstance(content, dict) else None
-    if found != SCHEMA_VERSION:
-        raise DataError(f"{path} has schema version {found}, and this jaxalign reads {SCHEMA_VERSION}. {REMEDY}")
-    rest = {name: value for name, value in content.items() if name != "sha256"}
-    if content.get("sha256") != _hash_json(rest):
-        raise DataError(f"{path} is damaged: its sha256 is not the one it states. {REMEDY}")
-
-
-def _verify_file(folder: Path, name: str, expected: str | None, is_found: bool) -> None:
-    if not is_found:
-        raise DataError(f"{name} is missing from {folder}. {REMEDY}")
-    if expected is None:
-        raise DataError(f"{name} in {folder} is not part of the store: remove it, or delete the folder and run again.")
-    found = _hash_file(folder / name)
-    if found != expected:
-        raise DataError(f"{name} in {folder} has sha256 {found[:12]} instead of {expected[:12]}. {REMEDY}")
-
-
 # Digests
 
 
@@ -447,39 +361,6 @@ def _digests(values: np.ndarray, chunk_rows: int) -> list[int]:
     return [
         zlib.crc32(np.ascontiguousarray(values[start : start + chunk_rows]).view(np.uint8).data) for start in starts
     ]
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _list_files(folder: Path) -> list[str]:
-    """Return the paths of all files but the manifest, relative to the folder."""
-    files = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-    return sorted(name for name in files if name != MANIFEST)
-
-
-def _hash_files(folder: Path) -> dict[str, str]:
-    return {name: _hash_file(folder / name) for name in _list_files(folder)}
-
-
-def _hash_json(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
-
-
-def _hash_ids(stimulus_ids: Sequence[str]) -> str:
-    return _hash_json(list(stimulus_ids))
-
-
-def _as_json(content: dict[str, Any], what: str) -> Any:
-    """Return content as it comes back from JSON, where tuples are lists and keys are strings."""
-    try:
-        return json.loads(json.dumps(content, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"The manifest cannot hold {what}: {error}. Use strings, finite numbers, lists and dicts."
-        ) from error
 
 
 # TensorStore
