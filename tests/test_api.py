@@ -44,7 +44,7 @@ def test_a_given_rdm_and_its_patterns_give_one_score(problem):
 
 
 def test_correlate_equals_scipy_and_finds_the_planted_target(problem):
-    features, responses = problem
+    _, responses = problem
     found = jaxalign.correlate(responses[:, 1, 2], responses, metric=Correlation(n_permutations=99))
     expected = [[pearsonr(responses[:, 1, 2], responses[:, c, t])[0] for t in range(3)] for c in range(4)]
     np.testing.assert_allclose(found.value["pearson_r"], expected, atol=1e-5)

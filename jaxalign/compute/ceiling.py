@@ -1,10 +1,10 @@
 """Noise ceilings: what a perfect model could reach, each with its recipe in its name."""
 
-import jax.numpy as jnp
+from collections.abc import Callable
+
 import numpy as np
 
 from jaxalign.compute.gram import pair_index
-from jaxalign.compute.stats import rank
 
 SPLIT_HALF = "split_half_spearman_brown_sqrt"
 SPLIT_HALF_RELIABILITY = "split_half_spearman_brown"
@@ -43,8 +43,8 @@ def split_half(trials: np.ndarray, n_splits: int, seed: int) -> tuple[np.ndarray
         correlations += _pearson(first, second) / n_splits
     # Halves hold `half` repetitions each; the scored average holds all of them.
     ratio = n_repetitions / half
-    reliability = ratio * correlations / (1 + (ratio - 1) * correlations)
-    return np.sqrt(np.where(correlations > 0, reliability, np.nan)), correlations
+    positive = np.where(correlations > 0, correlations, np.nan)
+    return np.sqrt(ratio * positive / (1 + (ratio - 1) * positive)), correlations
 
 
 def critical_r(n_stimuli: int, n_averaged: int = 1) -> float:
@@ -63,8 +63,8 @@ def _pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def leave_one_subject_out(rdms: np.ndarray, comparator: str) -> tuple[np.ndarray, np.ndarray]:
     """Bounds of RSA from how well subjects agree: with the mean of the others (low), and of all (high).
 
-    Each subject's RDM is ranked (spearman) and standardised before averaging, so every subject weighs the same; the
-    average is then compared as any model is, so for spearman it is ranked again.
+    Each subject's RDM is ranked (spearman) or standardised (pearson) before averaging, so every subject weighs the same;
+    the average is then compared as any model is, so for spearman it is ranked again.
 
     Args:
         rdms: (n_subjects, n_pairs) dissimilarities.
@@ -77,12 +77,18 @@ def leave_one_subject_out(rdms: np.ndarray, comparator: str) -> tuple[np.ndarray
     """
     if len(rdms) < 2:
         raise ValueError(f"{len(rdms)} subject: a leave-one-subject-out ceiling needs at least 2.")
-    of = _ranked if comparator == "spearman" else np.asarray
-    unit = _standardised(of(rdms.astype(np.float64)))
-    total = unit.sum(0)
-    low = _pearson(of(unit).T, of(total[None] - unit).T)
-    high = _pearson(of(unit).T, np.broadcast_to(of(total[None]), unit.shape).T)
+    own, compared = _comparable(rdms, comparator)
+    total = own.sum(0)
+    low = _pearson(own.T, compared(total[None] - own).T)
+    high = _pearson(own.T, np.broadcast_to(compared(total[None]), own.shape).T)
     return low, high
+
+
+def _comparable(rdms: np.ndarray, comparator: str) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """RDMs in which each subject weighs the same, and what is done to an average before it is compared."""
+    if comparator == "spearman":
+        return _ranked(rdms), _ranked
+    return _standardised(rdms.astype(np.float64)), np.asarray
 
 
 def chance_agreement(rdms: np.ndarray, comparator: str, rows: np.ndarray) -> np.ndarray:
@@ -95,9 +101,9 @@ def chance_agreement(rdms: np.ndarray, comparator: str, rows: np.ndarray) -> np.
     Returns:
         (n_labellings, n_subjects).
     """
-    of = _ranked if comparator == "spearman" else np.asarray
-    unit = _standardised(of(rdms.astype(np.float64)))
-    others = _standardised(of(unit.sum(0)[None] - unit))
+    own, compared = _comparable(rdms, comparator)
+    others = _standardised(compared(own.sum(0)[None] - own))
+    unit = _standardised(own)
     index = pair_index(rows.shape[1])
     first, second = np.triu_indices(rows.shape[1], 1)
     pairs = (index[labelling[first], labelling[second]] for labelling in rows)
@@ -105,8 +111,16 @@ def chance_agreement(rdms: np.ndarray, comparator: str, rows: np.ndarray) -> np.
 
 
 def _ranked(rdms: np.ndarray) -> np.ndarray:
-    """Ranks within each RDM, ties averaged. (n_rdms, n_pairs)"""
-    return np.asarray(rank(jnp.asarray(rdms).T)).T.astype(np.float64)
+    """Ranks within each RDM, ties averaged. (n_rdms, n_pairs) float64
+
+    In NumPy: sums of ranks are exact in float64, so that averages of ranks keep their ties.
+    """
+
+    def one(rdm: np.ndarray) -> np.ndarray:
+        _, place, counts = np.unique(rdm, return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+    return np.stack([one(rdm) for rdm in rdms])
 
 
 def _standardised(rdms: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import jax
@@ -15,6 +15,24 @@ from jaxalign.compute.stats import dot, rank, unit_norm
 from jaxalign.contracts import Design, Features, Null, Patterns, Rdms, Scores
 
 COMPARATORS = ("spearman", "pearson")
+
+
+ROUNDING_EPS = 8
+"""Correlation distances carry a rounding error of a few eps of the largest of them; given RDMs are taken as exact."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Dissimilarities:
+    """One side of RSA.
+
+    Attributes:
+        values: (n_fits, n_pairs) of features, (n_pairs, n_targets) of responses.
+        rounding: entries that differ by no more than this share of the largest of their RDM are equal.
+    """
+
+    values: jax.Array
+    rounding: float = field(default=0.0, metadata={"static": True})
 
 
 @dataclass(frozen=True)
@@ -47,39 +65,50 @@ class Rsa:
         if self.comparator not in COMPARATORS:
             raise ValueError(f"comparator={self.comparator!r} is not one of {', '.join(COMPARATORS)}.")
 
-    def features_state(self, features: Features | Rdms, design: Design, platform: str) -> jax.Array:
-        """Dissimilarities of each layer of a block. -> (n_fits, n_pairs)"""
+    def features_state(self, features: Features | Rdms, design: Design, platform: str) -> Dissimilarities:
+        """Dissimilarities of each layer of a block, (n_fits, n_pairs)."""
         if isinstance(features, Rdms):
-            return features.values.T
+            return Dissimilarities(features.values.T)
         rows = features.values[:, design.rsa_rows]
-        return jax.lax.map(lambda layer: correlation_rdm(*layer), (rows, features.widths))
+        values = jax.lax.map(lambda layer: correlation_rdm(*layer), (rows, features.widths))
+        return Dissimilarities(values, _rounding(values))
 
-    def responses_state(self, responses: Patterns | Rdms, design: Design) -> jax.Array:
-        """Dissimilarities of each target of a tile. -> (n_pairs, n_targets)"""
+    def responses_state(self, responses: Patterns | Rdms, design: Design) -> Dissimilarities:
+        """Dissimilarities of each target of a tile, (n_pairs, n_targets)."""
         if isinstance(responses, Rdms):
-            return responses.values
+            return Dissimilarities(responses.values)
         patterns = jnp.moveaxis(responses.values[design.rsa_rows], 2, 0)
         width = jnp.asarray(patterns.shape[2], jnp.int32)
-        return jax.lax.map(lambda pattern: correlation_rdm(pattern, width), patterns).T
+        values = jax.lax.map(lambda pattern: correlation_rdm(pattern, width), patterns).T
+        return Dissimilarities(values, _rounding(values))
 
-    def score(self, features_state: jax.Array, responses_state: jax.Array, design: Design, null: Null) -> Scores:
+    def score(
+        self, features_state: Dissimilarities, responses_state: Dissimilarities, design: Design, null: Null
+    ) -> Scores:
         """Correlate all layers of a block with all targets of a tile under every labelling."""
-        ours = self._standard(features_state.T).T
-        theirs = self._standard(responses_state)
-        scores = over_labellings(_under_labelling(ours, theirs), null)
-        folds = self._fold_scores(features_state, responses_state)
+        ours = Dissimilarities(features_state.values.T, features_state.rounding)
+        n_stimuli = n_stimuli_of(responses_state.values.shape[0])
+        everything = np.arange(ours.values.shape[0])
+        relabelled = _under_labelling(self._standard(ours, everything).T, self._standard(responses_state, everything))
+        folds = self._fold_scores(ours, responses_state, parts_of_pairs(n_stimuli, self.n_folds))
+        scores = over_labellings(relabelled, null)
         return summarise(scores[:, :, None, :], folds[:, :, None, :], null, tail=self.tail)
 
-    def _standard(self, dissimilarities: jax.Array) -> jax.Array:
-        """Ranked (spearman), centred, of length 1. (n_pairs, m) -> (n_pairs, m); NaN for a constant RDM"""
-        values = rank(dissimilarities) if self.comparator == "spearman" else dissimilarities
-        return unit_norm(values, jnp.ones(values.shape[0], bool))
+    def _standard(self, side: Dissimilarities, pairs: np.ndarray) -> jax.Array:
+        """Some pairs, ranked (spearman), centred, of length 1. -> (n_pairs, m); NaN for a constant RDM"""
+        values = side.values[pairs]
+        ranked = rank(values, side.rounding) if self.comparator == "spearman" else values
+        return unit_norm(ranked, jnp.ones(values.shape[0], bool))
 
-    def _fold_scores(self, ours: jax.Array, theirs: jax.Array) -> jax.Array:
+    def _fold_scores(self, ours: Dissimilarities, theirs: Dissimilarities, parts: list[np.ndarray]) -> jax.Array:
         """The same score inside disjoint parts of the stimuli. -> (n_fits, n_folds, n_targets)"""
-        pairs = parts_of_pairs(n_stimuli_of(theirs.shape[0]), self.n_folds)
-        parts = [dot(self._standard(ours[:, part].T).T, self._standard(theirs[part])) for part in pairs]
-        return jnp.stack(parts, axis=1) if parts else jnp.zeros((ours.shape[0], 0, theirs.shape[1]), ours.dtype)
+        if not parts:
+            return jnp.zeros((ours.values.shape[1], 0, theirs.values.shape[1]), ours.values.dtype)
+        return jnp.stack([dot(self._standard(ours, part).T, self._standard(theirs, part)) for part in parts], axis=1)
+
+
+def _rounding(values: jax.Array) -> float:
+    return ROUNDING_EPS * float(jnp.finfo(values.dtype).eps)
 
 
 def parts_of_pairs(n_stimuli: int, n_folds: int) -> list[np.ndarray]:

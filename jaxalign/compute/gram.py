@@ -41,7 +41,7 @@ def upper_triangle(matrix: jax.Array) -> jax.Array:
 
 def row_centre(values: jax.Array, width: jax.Array) -> jax.Array:
     """Subtract from each row its mean over the true width; padded columns stay 0. (n, width), () -> (n, width)"""
-    is_unit = (jnp.arange(values.shape[1]) < width)[None, :]
+    is_unit = (jnp.arange(values.shape[1], dtype=width.dtype) < width)[None, :]
     mean = jnp.sum(jnp.where(is_unit, values, 0), axis=1) / width.astype(values.dtype)
     return jnp.where(is_unit, values - mean[:, None], 0)
 
@@ -60,9 +60,14 @@ def correlation_rdm(values: jax.Array, width: jax.Array) -> jax.Array:
     largest = jnp.max(jnp.abs(centred), axis=1)
     is_flat = largest <= 8 * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values), axis=1)
     centred = centred / jnp.where(is_flat, 1, largest)[:, None]
-    length = jnp.where(is_flat, jnp.nan, jnp.sqrt(jnp.sum(centred**2, axis=1)))
-    unit = centred / length[:, None]
-    return 1 - upper_triangle(dot(unit, unit.T))
+    length = jnp.sqrt(jnp.sum(centred**2, axis=1))
+    unit = jnp.where(is_flat[:, None], 0, centred / jnp.where(is_flat, 1, length)[:, None])
+    # 1 - r is half the squared distance of unit patterns. Moved to their mean they keep their distances and their
+    # digits: where one huge unit makes all r nearly 1, 1 - r itself would be rounding.
+    moved = unit - jnp.mean(unit, axis=0)[None, :]
+    gram = dot(moved, moved.T)
+    squared = jnp.where(is_flat, jnp.nan, jnp.diagonal(gram))
+    return upper_triangle((squared[:, None] + squared[None, :]) / 2 - gram)
 
 
 def largest_unit_share(values: jax.Array) -> jax.Array:

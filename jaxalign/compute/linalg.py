@@ -50,16 +50,15 @@ def factorise(features: jax.Array, *, solver: str = "auto", platform: str = "cpu
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} is not one of {', '.join(SOLVERS)}.")
-    if solver == "svd":
-        return _by_svd(features)
-    return _by_eigh(features, platform)
+    return _by_svd(features) if solver == "svd" else _by_eigh(features, platform)
 
 
 def _by_svd(features: jax.Array) -> Factors:
     left, singular, right = jnp.linalg.svd(features, full_matrices=False)
     floor = jnp.finfo(features.dtype).eps * max(features.shape) * singular[:1]
     keep = ~(singular <= floor)
-    return Factors(left * keep[None, :], jnp.where(keep, singular, 0), right.T * keep[None, :])
+    left, right = jnp.where(keep[None, :], left, 0), jnp.where(keep[None, :], right.T, 0)
+    return Factors(left, jnp.where(keep, singular, 0), right)
 
 
 def _by_eigh(features: jax.Array, platform: str) -> Factors:
@@ -71,7 +70,7 @@ def _by_eigh(features: jax.Array, platform: str) -> Factors:
     # A NaN must stay visible: it is how a failed factorisation is found, so "not below" instead of "above".
     keep = ~(values <= floor)
     singular = jnp.where(keep, jnp.sqrt(values), 0)
-    vectors = vectors * keep[None, :]
+    vectors = jnp.where(keep[None, :], vectors, 0)
     inverse = jnp.where(keep, 1 / jnp.where(keep, singular, 1), 0)
     if is_tall:
         return Factors(dot(features, vectors) * inverse[None, :], singular, vectors)

@@ -10,8 +10,8 @@ from jaxalign.compute.stats import dot
 from jaxalign.contracts import Null, Scores
 
 TIE = 1e-6
-"""A permuted score counts as reaching the observed one when it is lower by at most this share of the larger of 1 and
-the observed score: scores that are equal by symmetry differ by rounding, and must be counted on every platform."""
+"""A permuted score counts as reaching the observed one when it is lower by at most this share of the largest score of its
+cell: scores that are equal by symmetry differ by rounding, and must be counted on every platform."""
 
 
 def labellings(n_rows: int, n_permutations: int, seed: int) -> np.ndarray:
@@ -78,7 +78,8 @@ def summarise(
     tested = z if null.is_calibrated else cells
     tested = jnp.abs(tested) if tail == "two-sided" else tested
     observed = ordered[0]
-    reaches = ordered[1:] >= (observed - TIE * jnp.maximum(1, jnp.abs(observed)))[None]
+    largest = jnp.max(jnp.abs(cells), axis=0)
+    reaches = ordered[1:] >= (observed - TIE * largest)[None]
     n_fits, n_targets = scores.shape[1], scores.shape[-1]
     nothing = jnp.full((n_fits, n_targets), jnp.nan, scores.dtype)
     extras = extras or {}
@@ -100,7 +101,7 @@ def family_maxima(tested: jax.Array, null: Null) -> jax.Array:
     (n_labellings, n_fits, n_statistics, n_cells) -> (n_fits, n_statistics, n_families, n_labellings)
     """
     defined = jnp.where(jnp.isnan(tested), -jnp.inf, tested)
-    member = null.family[None, :] == jnp.arange(null.n_families)[:, None]
+    member = null.family[None, :] == jnp.arange(null.n_families, dtype=null.family.dtype)[:, None]
 
     def of_family(is_member: jax.Array) -> jax.Array:
         return jnp.max(jnp.where(is_member, defined, -jnp.inf), axis=-1)

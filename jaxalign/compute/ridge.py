@@ -100,8 +100,9 @@ class Ridge:
             raise ValueError(
                 f"alphas={self.alphas!r} with {len(self.alpha_values)} alpha_values: alphas=given goes with a non-empty list, alphas=auto with none."
             )
-        if any(not alpha >= 0 for alpha in self.alpha_values):
-            raise ValueError(f"alpha_values holds {min(self.alpha_values)}: penalties are numbers from 0 upwards.")
+        refused = [alpha for alpha in self.alpha_values if not alpha >= 0]
+        if refused:
+            raise ValueError(f"alpha_values holds {refused[0]}: penalties are numbers from 0 upwards.")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver={self.solver!r} is not one of {', '.join(SOLVERS)}.")
 
@@ -148,7 +149,7 @@ class Ridge:
         train = scaled[fold.train]
         centred = centre(train, fold.is_train)
         factors = factorise(centred, solver=self.solver, platform=platform)
-        test = (scaled[fold.test] - mean(train, fold.is_train)[None, :]) * fold.is_test[:, None]
+        test = jnp.where(fold.is_test[:, None], scaled[fold.test] - mean(train, fold.is_train)[None, :], 0)
         return FoldState(factors.left, factors.singular, dot(test, factors.right)), factors
 
     def _grid(self, factors: Factors) -> jax.Array:
@@ -185,14 +186,14 @@ def _choose(inner: FoldState, folds: Folds, alphas: jax.Array, responses: jax.Ar
     def of_fold(parts: tuple[FoldState, Folds]) -> jax.Array:
         state, fold = parts
         rotated, average = _rotated(state, fold, responses)
-        truth = (responses[fold.test] - average[None, :]) * fold.is_test[:, None]
+        truth = jnp.where(fold.is_test[:, None], responses[fold.test] - average[None, :], 0)
         scaled = (state.held_out[None] * shrinkage(state.singular, alphas)[:, None, :]).reshape(-1, rotated.shape[0])
         residual = truth[None] - dot(scaled, rotated).reshape(n_alphas, *truth.shape)
         total = jnp.sum(centre(responses[fold.test], fold.is_test) ** 2, axis=0)
         total = jnp.where(is_constant(responses[fold.test], fold.is_test), jnp.nan, total)
         return 1 - jnp.sum(residual**2, axis=1) / total[None, :]
 
-    # A target that is constant in one inner fold is judged by the others; in all of them, by none (index 0).
+    # A target that is constant in one inner fold is judged by the others; in all of them, by none (the largest).
     criterion = jnp.nanmean(jax.lax.map(of_fold, (inner, folds)), axis=0)
     largest_first = jnp.argsort(-alphas)
     best = largest_first[jnp.argmax(jnp.nan_to_num(criterion[largest_first], nan=-jnp.inf), axis=0)]
@@ -235,10 +236,8 @@ def _fixed_split(
     choice = _choose(one.inner, inner, one.alphas, responses)
     predicted = _predict(one.outer, outer, one.alphas[choice.place], responses)
     truth = responses[outer.test] - mean(responses[outer.train], outer.is_train)[None, :]
-    observed = jnp.stack([pearson(truth, predicted, outer.is_test), r2(truth, predicted, outer.is_test)])
     permuted = over_labellings(_relabelled(truth, predicted, outer.is_test), null)
-    permuted = permuted.at[0].set(observed)
-    return permuted, observed[None], jax.tree.map(lambda leaf: leaf[None], choice)
+    return permuted, permuted[0][None], jax.tree.map(lambda leaf: leaf[None], choice)
 
 
 def _relabelled(truth: jax.Array, predicted: jax.Array, is_test: jax.Array):
@@ -251,14 +250,16 @@ def _relabelled(truth: jax.Array, predicted: jax.Array, is_test: jax.Array):
     spread = jnp.sum(centre(predicted, is_test) ** 2, axis=0)
     is_flat = is_constant(predicted, is_test)
     root = jnp.sqrt(total) * jnp.where(is_flat, 1, jnp.sqrt(spread))
-    squares = jnp.sum(jnp.where(rows, truth**2 + predicted**2, 0), axis=0)
     count = is_test.sum().astype(truth.dtype)
-    means = mean(truth, is_test) * mean(predicted, is_test) * count
+    shift = mean(truth, is_test)
+    means = shift * mean(predicted, is_test) * count
+    # r2 = 1 - SS_res / SS_tot without the 1: where predictions are tiny, its digits are all in the rest.
+    rest = jnp.sum(jnp.where(rows, predicted**2, 0), axis=0) + count * shift**2
 
     def score(permuted: jax.Array) -> jax.Array:
         product = jnp.sum(jnp.where(rows, truth[permuted] * predicted, 0), axis=0)
         r = jnp.where(is_flat & ~jnp.isnan(total), 0, (product - means) / root)
-        return jnp.stack([r, 1 - (squares - 2 * product) / total])
+        return jnp.stack([r, (2 * product - rest) / total])
 
     return score
 

@@ -60,14 +60,22 @@ def unit_norm(values: jax.Array, is_row: jax.Array) -> jax.Array:
     return centre(values, is_row) / jnp.where(length > 0, length, jnp.nan)[None, :]
 
 
-def rank(values: jax.Array) -> jax.Array:
-    """Ranks from 1 within each column; ties share their mean rank. (n, m) -> (n, m)"""
+def rank(values: jax.Array, rounding: float = 0.0) -> jax.Array:
+    """Ranks from 1 within each column; ties share their mean rank. (n, m) -> (n, m)
+
+    Args:
+        values: (n, m); a column with NaN or Inf gives NaN.
+        rounding: values that differ by no more than this share of the column's largest are ties. What is equal by
+            definition, such as the dissimilarities within a category, comes out of a matrix product with different
+            last bits.
+    """
 
     def one(column: jax.Array) -> jax.Array:
+        largest = jnp.max(jnp.abs(column))
         ordered = jnp.sort(column)
-        below = jnp.searchsorted(ordered, column, side="left")
-        upto = jnp.searchsorted(ordered, column, side="right")
-        return (below + upto + 1).astype(values.dtype) / 2
+        below = jnp.searchsorted(ordered, column - rounding * largest, side="left")
+        upto = jnp.searchsorted(ordered, column + rounding * largest, side="right")
+        return jnp.where(jnp.isfinite(largest), (below + upto + 1).astype(values.dtype) / 2, jnp.nan)
 
     return jax.vmap(one, in_axes=1, out_axes=1)(values)
 

@@ -123,7 +123,7 @@ def _rdms_of_groups(
     """RDMs of all subjects, one group (time bin) after the other. -> (n_subjects, n_pairs) each"""
     for tile in analysis.tiles:
         given = responses_tile(analysis, inputs, run, tile)
-        state = np.asarray(analysis.metric.responses_state(jax.tree.map(jnp.asarray, given), design))
+        state = np.asarray(analysis.metric.responses_state(jax.tree.map(jnp.asarray, given), design).values)
         state = state.reshape(len(state), tile.n_padded, n_subjects)[:, : len(tile.groups)]
         for group in range(state.shape[1]):
             yield state[:, group].T

@@ -1,0 +1,157 @@
+"""Noise ceilings: equal to their recipe, right for a perfect model, NaN where halves do not agree."""
+
+import numpy as np
+import oracles
+import pytest
+
+from jaxalign.compute import ceiling
+
+pytestmark = pytest.mark.usefixtures("strict")
+
+
+@pytest.fixture
+def trials(rng):
+    """60 stimuli, 8 repetitions, 2 channels x 3 time bins; the last channel is noise."""
+    signal = rng.standard_normal((60, 1, 2, 3)) * np.array([1.0, 0.0])[:, None]
+    return signal + rng.standard_normal((60, 8, 2, 3)) * 1.5
+
+
+def test_two_repetitions_equal_the_definition_exactly(trials):
+    ours, halves = ceiling.split_half(trials[:, :2, 0], 5, 0)
+    expected = [oracles.spearman_brown_ceiling(trials[:, :2, 0, t], [([0], [1])]) for t in range(3)]
+    np.testing.assert_allclose(ours, expected, atol=1e-12)
+    np.testing.assert_allclose(halves, [oracles.pearson(*trials[:, :2, 0, t].T) for t in range(3)], atol=1e-12)
+
+
+def test_many_splits_come_near_all_splits(trials):
+    from itertools import combinations
+
+    halves = [(list(a), [i for i in range(8) if i not in a]) for a in combinations(range(8), 4)]
+    expected = [oracles.spearman_brown_ceiling(trials[:, :, 0, t], halves) for t in range(3)]
+    np.testing.assert_allclose(ceiling.split_half(trials[:, :, 0], 400, 0)[0], expected, atol=0.005)
+
+
+@pytest.mark.parametrize("n_repetitions", [4, 5, 8])
+def test_the_ceiling_is_the_score_of_a_perfect_model(rng, n_repetitions):
+    signal = rng.standard_normal((40_000, 1))
+    trials = signal + rng.standard_normal((40_000, n_repetitions)) * 2
+    expected = oracles.pearson(signal[:, 0], trials.mean(1))
+    assert ceiling.split_half(trials, 20, 0)[0] == pytest.approx(expected, abs=0.02)
+
+
+def test_halves_that_do_not_agree_have_no_ceiling(rng):
+    first = rng.standard_normal((60, 1))
+    bound, halves = ceiling.split_half(np.concatenate([first, -first], axis=1), 3, 0)
+    assert np.isnan(bound)
+    assert halves == pytest.approx(-1)
+
+
+def test_a_constant_target_has_no_ceiling_and_harms_no_other(trials):
+    broken = trials.copy()
+    broken[:, :, 1, 0] = 3.0
+    ours, bare = ceiling.split_half(broken, 4, 0)[0], ceiling.split_half(trials, 4, 0)[0]
+    assert np.isnan(ours[1, 0])
+    np.testing.assert_array_equal(ours[0], bare[0])
+
+
+def test_the_seed_decides_the_halves(trials):
+    np.testing.assert_array_equal(ceiling.split_half(trials, 3, 1)[1], ceiling.split_half(trials, 3, 1)[1])
+    assert (ceiling.split_half(trials, 3, 1)[1] != ceiling.split_half(trials, 3, 2)[1]).all()
+
+
+@pytest.mark.parametrize("unit", [1e-13, 1e6])
+def test_the_unit_of_responses_changes_no_ceiling(trials, unit):
+    ours = ceiling.split_half((trials * unit).astype(np.float32), 3, 0)[1]
+    np.testing.assert_allclose(ours, ceiling.split_half(trials, 3, 0)[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (60, 1)])
+def test_too_few_stimuli_or_repetitions_are_counted_in_the_refusal(shape):
+    with pytest.raises(ValueError, match=f"{shape[0]} stimuli with {shape[1]} repetitions"):
+        ceiling.split_half(np.zeros(shape), 3, 0)
+
+
+@pytest.mark.parametrize("n_stimuli", [30, 200])
+def test_critical_r_lets_five_percent_of_noise_through(rng, n_stimuli):
+    first, second = rng.standard_normal((2, 4000, n_stimuli))
+    r = [oracles.pearson(a, b) for a, b in zip(first, second, strict=True)]
+    assert np.mean(np.array(r) > ceiling.critical_r(n_stimuli)) == pytest.approx(
+        0.05, abs=4 * np.sqrt(0.05 * 0.95 / 4000)
+    )
+
+
+def test_critical_r_of_a_mean_over_subjects_lets_five_percent_of_noise_through(rng):
+    first, second = rng.standard_normal((2, 4000, 3, 40))
+    r = [
+        [oracles.pearson(a, b) for a, b in zip(one, other, strict=True)]
+        for one, other in zip(first, second, strict=True)
+    ]
+    share = np.mean(np.mean(r, axis=1) > ceiling.critical_r(40, 3))
+    assert share == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 / 4000))
+
+
+@pytest.mark.parametrize("n_stimuli", [2, 3, 4])
+def test_critical_r_of_few_stimuli_stays_below_one(n_stimuli):
+    assert 0.9 < ceiling.critical_r(n_stimuli) < 1
+
+
+@pytest.mark.parametrize("comparator", ["spearman", "pearson"])
+def test_leave_one_subject_out_equals_the_definition(rng, comparator):
+    shared = rng.standard_normal(45)
+    rdms = shared + rng.standard_normal((5, 45)) * np.array([[0.5], [1], [2], [1], [3]])
+    ours = ceiling.leave_one_subject_out(rdms, comparator)
+    np.testing.assert_allclose(ours, oracles.leave_one_subject_out(rdms, comparator == "spearman"), atol=1e-9)
+
+
+def test_leave_one_subject_out_equals_the_definition_with_ties(rng):
+    rdms = rng.integers(0, 3, (4, 45)).astype(float)
+    ours = ceiling.leave_one_subject_out(rdms, "spearman")
+    np.testing.assert_allclose(ours, oracles.leave_one_subject_out(rdms, True), atol=1e-9)
+
+
+@pytest.mark.parametrize(("comparator", "method"), [("spearman", "spearman"), ("pearson", "corr")])
+def test_leave_one_subject_out_equals_rsatoolbox(rng, comparator, method):
+    from rsatoolbox.inference.noise_ceiling import boot_noise_ceiling
+    from rsatoolbox.rdm import RDMs
+
+    # Four subjects: means over 3 and over 4 of ranks without ties are exact enough for rsatoolbox to keep their ties.
+    rdms = rng.random(45) + rng.random((4, 45))
+    low, high = ceiling.leave_one_subject_out(rdms, comparator)
+    expected = boot_noise_ceiling(RDMs(rdms), method=method, rdm_descriptor="index")
+    np.testing.assert_allclose([low.mean(), high.mean()], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("comparator", ["spearman", "pearson"])
+def test_every_subject_weighs_the_same_whatever_its_unit(rng, comparator):
+    rdms = rng.random(45) + rng.random((4, 45))
+    scaled = rdms * np.array([[1], [1e-6], [1e6], [30]])
+    ours, bare = (ceiling.leave_one_subject_out(values, comparator) for values in (scaled, rdms))
+    np.testing.assert_allclose(ours, bare, atol=1e-9)
+
+
+@pytest.mark.parametrize("comparator", ["spearman", "pearson"])
+def test_chance_agreement_relabels_the_left_out_subject(rng, comparator):
+    rdms = rng.random(28) + rng.random((4, 28))
+    rows = np.stack([np.arange(8), *(rng.permutation(8) for _ in range(6))])
+    expected = []
+    for one in rows:
+        relabelled = [oracles.condensed(oracles.square(rdm)[np.ix_(one, one)]) for rdm in rdms]
+        lows = [
+            oracles.leave_one_subject_out(
+                np.stack([relabelled[s] if s == left else rdms[s] for s in range(4)]), comparator == "spearman"
+            )[0][left]
+            for left in range(4)
+        ]
+        expected.append(lows)
+    np.testing.assert_allclose(ceiling.chance_agreement(rdms, comparator, rows), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("comparator", ["spearman", "pearson"])
+def test_identical_subjects_reach_one(rng, comparator):
+    rdms = np.tile(rng.random(45), (3, 1))
+    np.testing.assert_allclose(ceiling.leave_one_subject_out(rdms, comparator), 1, atol=1e-9)
+
+
+def test_one_subject_is_refused():
+    with pytest.raises(ValueError, match=r"1 subject: .* at least 2"):
+        ceiling.leave_one_subject_out(np.zeros((1, 45)), "pearson")
