@@ -56,13 +56,14 @@ def to_run(config: DictConfig) -> RunConfig:
         ConfigError: if a value is of the wrong type or range, or a part of the request is missing.
     """
     try:
+        _check_keys(config)
         run = OmegaConf.to_object(config)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(str(error).strip().splitlines()[0]) from error
     assert isinstance(run, RunConfig)
     for part, example in (("dataset", "dataset=n400"), ("model", "model=[minilm]"), ("metric", "metric=[ridge,rsa]")):
         value = getattr(run, part)
-        if not value:
+        if not value or (part == "dataset" and not dataclasses.is_dataclass(value)):
             raise ConfigError(
                 f"No {part} is chosen: add {example}, or a whole experiment such as experiment=demo. `jaxalign --help` lists the choices."
             )
@@ -75,9 +76,38 @@ def to_run(config: DictConfig) -> RunConfig:
         _known(metric, run.metric, "score", "metric")
         for model in models:
             _known(model, run.model, f"score.{metric}", "model")
+    if run.n_permutations is not None:
+        same = {"n_permutations": run.n_permutations}
+        run.metric = {name: dataclasses.replace(metric, **same) for name, metric in run.metric.items()}
+    _check_ranges(run)
     if run.precision != "highest":
         raise ConfigError(f"precision={run.precision!r}: only highest is offered.")
     return run
+
+
+def _check_keys(node: DictConfig, where: str = "") -> None:
+    """Refuse keys that a schema has not: "+name=value" can add them, and nothing would read them."""
+    kind = OmegaConf.get_type(node)
+    known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
+    for key in map(str, node):
+        if known is not None and key not in known:
+            raise ConfigError(f"There is no option {where + key!r}. {nearest(key, known)}")
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            _check_keys(node[key], f"{where}{key}.")
+
+
+def _check_ranges(run: RunConfig) -> None:
+    """Refuse numbers that mean nothing."""
+    least = {"seed": (run.seed, 0), "n_ceiling_splits": (run.n_ceiling_splits, 1)}
+    least |= {f"mesh.{name}": (value, 1) for name, value in vars(run.mesh).items() if name != "memory_gib"}
+    least |= {f"metric.{name}.n_permutations": (metric.n_permutations, 0) for name, metric in run.metric.items()}
+    for name, (value, smallest) in least.items():
+        if value is not None and value < smallest:
+            raise ConfigError(f"{name}={value}: a whole number from {smallest} upwards is needed.")
+    if run.mesh.memory_gib is not None and not run.mesh.memory_gib > 0:
+        raise ConfigError(
+            f"mesh.memory_gib={run.mesh.memory_gib}: a number above 0 is needed, or null to ask the device."
+        )
 
 
 def options(group: str) -> list[str]:

@@ -164,13 +164,19 @@ class Metric(Protocol):
     tail: ClassVar[str]
     takes: ClassVar[str]
     uses_folds: ClassVar[bool]
-    n_permutations: int
+
+    @property
+    def n_permutations(self) -> int: ...
 
     def __hash__(self) -> int: ...
 
-    def features_state(self, features: Features | Rdms, design: Design, platform: str) -> Any: ...
+    def features_state(self, features: Any, design: Design, platform: str) -> Any:
+        """From Features (or Rdms) of a block of fits, whatever scoring needs of them."""
+        ...
 
-    def responses_state(self, responses: Responses | Patterns | Rdms, design: Design) -> Any: ...
+    def responses_state(self, responses: Any, design: Design) -> Any:
+        """From Responses, Patterns or Rdms of a tile of targets, whatever scoring needs of them."""
+        ...
 
     def score(self, features_state: Any, responses_state: Any, design: Design, null: Null) -> Scores: ...
 
@@ -292,6 +298,7 @@ class RunConfig:
         stimuli: stimulus set, for data sets that do not bring their own.
         score: metric name -> names of the models it scores; a metric that is not named scores all.
         averages: declared averages of responses.
+        n_permutations: of every metric; null keeps each metric's own.
         n_ceiling_splits: random halves of the split-half ceiling.
         store: folder of extracted activations, shared by runs.
         mesh: devices.
@@ -309,6 +316,7 @@ class RunConfig:
     stimuli: Any = None
     score: dict[str, list[str]] = field(default_factory=dict)
     averages: list[Average] = field(default_factory=list)
+    n_permutations: int | None = None
     n_ceiling_splits: int = 20
     store: str = "outputs/store"
     mesh: MeshConfig = field(default_factory=MeshConfig)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from jaxalign import __version__
 from jaxalign.errors import ConfigError, JaxalignError, nearest
 
 VERBS = {
@@ -19,7 +20,6 @@ VERBS = {
 """Verb -> what it does; each is a module of this package with main(arguments)."""
 
 HELP = ("--help", "-h")
-HYDRA_FLAGS = ("--info", "--cfg", "--hydra-help", "--version", "--shell-completion", "-sc", "--resolve", "--package")
 
 
 def main(arguments: list[str]) -> int:
@@ -31,6 +31,9 @@ def main(arguments: list[str]) -> int:
         0 done, 2 configuration error, 3 data error, 4 some units failed, 75 preempted.
     """
     try:
+        if arguments == ["--version"]:
+            print(f"jaxalign {__version__}")
+            return 0
         verb, rest = split(arguments)
         found = import_module(f"jaxalign.commands.{verb}")
         found.main(rest)

@@ -22,9 +22,7 @@ def main(arguments: list[str]) -> None:
             print(f"  {group}=")
             for name in config.options(group):
                 print(f"      {name:20s} {description(group, name)}")
-    print(
-        "\nOften changed: output=FOLDER, seed=0, metric.rsa.n_permutations=200, dataset.effect=0, report=false, force=true."
-    )
+    print("\nOften changed: output=FOLDER, seed=0, n_permutations=200, dataset.effect=0, report=false, force=true.")
     print("The same command again does only what is missing.")
     print("Exit codes: 0 done, 2 configuration error, 3 data error, 4 some units failed, 75 preempted.")
 

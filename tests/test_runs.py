@@ -1,0 +1,164 @@
+"""Whole runs from the command line to the report, on real recordings and on simulated ones with a known answer."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import jaxalign
+from jaxalign import commands
+from jaxalign.results import summary
+
+OBJECTS92 = {
+    "animacy": (0.3871, 0.3862),
+    "FaceBodyManmadeNatobj": (0.2816, 0.2766),
+    "monkeyIT": (0.3335, 0.2963),
+    "EVA": (0.2591, 0.2454),
+    "HMAX": (0.1521, 0.1599),
+    "V1": (0.0250, 0.0265),
+    "Silhouette": (0.1159, 0.0966),
+    "RADON": (0.0365, 0.0381),
+}
+"""Pearson and Spearman with human IT, mean over 4 subjects, by rsatoolbox 0.3.2."""
+
+SMALL_DEMO = ("stimuli.n_stimuli=160", "dataset.n_test=60", "dataset.n_subjects=2", "dataset.time_bin_s=0.05")
+
+
+@pytest.fixture
+def do(tmp_path, monkeypatch, data_folder):
+    """Run a command with its output in a temporary folder. -> folder"""
+    monkeypatch.setenv("JAXALIGN_DATA", str(data_folder))
+
+    def run(*words: str, name: str = "out") -> Path:
+        folder = tmp_path / name
+        assert commands.main([*words, f"output={folder}", f"store={tmp_path / 'store'}"]) == 0
+        return folder
+
+    return run
+
+
+def finding_of(folder: Path, metric: str, statistic: str) -> dict:
+    found = [one for one in summary(folder)["findings"] if (one["metric"], one["statistic"]) == (metric, statistic)]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_objects92_gives_the_published_correlations_and_ceilings(do):
+    folder = do("experiment=objects92", "n_permutations=200")
+    for metric, place in (("rsa_pearson", 0), ("rsa", 1)):
+        rows = jaxalign.load(folder, where={"metric": metric, "subject": "mean"}).set_index("model")
+        for model, expected in OBJECTS92.items():
+            assert rows.value[model] == pytest.approx(expected[place], abs=1e-4), (metric, model)
+    ceilings = {"rsa_pearson": (0.3944, 0.6804), "rsa": (0.3723, 0.6657)}
+    for metric, (low, high) in ceilings.items():
+        rows = jaxalign.load(folder, where={"metric": metric, "subject": "mean"})
+        assert rows.ceiling_low.to_numpy() == pytest.approx(low, abs=1e-4)
+        assert rows.ceiling_high.to_numpy() == pytest.approx(high, abs=1e-4)
+    assert (folder / "report.html").stat().st_size > 50_000
+
+
+def check_n400(folder: Path, critical_within: float, p_within: float) -> None:
+    rows = jaxalign.load(folder, where={"metric": "correlation"})
+    average = rows[rows.channel == "mean of P3, Pz, P4"]
+    assert average.value.item() == pytest.approx(0.32409, abs=1e-4)
+    cells = rows[rows.channel != "mean of P3, Pz, P4"]
+    assert len(cells) == 32 * 60
+    largest = cells.loc[cells.value.abs().idxmax()]
+    assert (largest.channel, round(float(largest.time_start_s), 2)) == ("PO4", 0.38)
+    assert largest.value == pytest.approx(0.40588, abs=1e-4)
+    assert (cells[cells.time_stop_s <= 0].p_corrected > 0.05).all()
+    assert (cells.p <= 0.05).sum() == pytest.approx(230, abs=8)
+    finding = finding_of(folder, "correlation", "pearson_r")
+    assert finding["critical"] == pytest.approx(0.2805, abs=critical_within)
+    assert finding["n_significant"] == pytest.approx(51, abs=8)
+    p4 = cells[(cells.channel == "P4") & (cells.time_start_s.round(2) == 0.34)]
+    assert p4.p_corrected.item() == pytest.approx(0.050, abs=p_within)
+    ols = jaxalign.load(folder, where={"metric": "ridge_ols", "statistic": "pearson_r"})
+    ols = ols[ols.channel != "mean of P3, Pz, P4"]
+    best = ols.loc[ols.value.idxmax()]
+    assert (best.channel, round(float(best.time_start_s), 2)) == ("Pz", 0.38)
+    assert best.value == pytest.approx(0.3966, abs=1e-4)
+    assert ols[ols.time_stop_s <= 0].value.max() == pytest.approx(0.168, abs=1e-3)
+
+
+def check_text_network(folder: Path) -> None:
+    """Six layers, all channels and bins at once; no ceiling, and the report says so."""
+    ridge = jaxalign.load(folder, where={"metric": "ridge", "statistic": "pearson_r"})
+    assert ridge.layer.nunique() == 6
+    assert len(ridge) == 6 * (32 * 60 + 1)
+    assert jaxalign.load(folder, where={"metric": "rsa"}).shape[0] == 6 * 60
+    assert "one subject with one presentation per stimulus" in (folder / "report.html").read_text(encoding="utf-8")
+    assert ridge.ceiling_low.isna().all()
+
+
+def test_n400_gives_the_known_numbers_with_few_permutations(do):
+    few = ("metric.ridge.n_permutations=5", "metric.ridge_ols.n_permutations=50", "metric.rsa.n_permutations=100")
+    folder = do("experiment=n400", "metric.correlation.n_permutations=2000", *few)
+    check_n400(folder, critical_within=0.012, p_within=0.02)
+    check_text_network(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_n400_gives_the_known_numbers_in_full(do):
+    folder = do("experiment=n400")
+    check_n400(folder, critical_within=0.004, p_within=0.006)
+    check_text_network(folder)
+    for metric, statistic in (("ridge", "pearson_r"), ("ridge", "r2"), ("rsa", "rsa")):
+        assert finding_of(folder, metric, statistic)["n_significant"] == 0
+
+
+def check_planted(folder: Path, metric: str, statistic: str) -> None:
+    finding = finding_of(folder, metric, statistic)
+    planted = summary(folder)["planted"][0]
+    peak = finding["peak"]
+    assert finding["n_significant"] > 0
+    assert (peak["model"], peak["layer"]) == (planted["model"], planted["layer"])
+    assert planted["time_start_s"] <= peak["time_start_s"] < planted["time_stop_s"]
+    start, stop = finding["window"]
+    shared = min(stop, planted["time_stop_s"]) - max(start, planted["time_start_s"])
+    assert shared >= 0.6 * (planted["time_stop_s"] - planted["time_start_s"])
+
+
+def test_a_small_demo_finds_the_planted_layer_and_window_and_says_so(do, capsys):
+    folder = do("experiment=demo", *SMALL_DEMO, "n_permutations=99")
+    check_planted(folder, "ridge", "pearson_r")
+    shown = capsys.readouterr().out
+    assert "[simulated data]" in shown
+    assert "Found: the planted layer" in shown
+    rows = jaxalign.load(folder, columns=["is_simulated"])
+    assert rows.is_simulated.all()
+
+
+def test_a_small_demo_without_an_effect_reports_that_nothing_is_significant(do, capsys):
+    do("experiment=demo", *SMALL_DEMO, "n_permutations=99", "dataset.effect=0", "report=false")
+    shown = capsys.readouterr().out
+    assert shown.count("nothing is significant") == 3
+    assert shown.count("Planted: nothing; and nothing was found, as it should be.") == 3
+
+
+@pytest.mark.slow
+def test_the_whole_demo_finds_the_planted_layer_with_both_metrics(do):
+    folder = do("experiment=demo")
+    check_planted(folder, "ridge", "pearson_r")
+    check_planted(folder, "ridge", "r2")
+    check_planted(folder, "rsa", "rsa")
+    ceiling = finding_of(folder, "ridge", "pearson_r")["peak"]
+    assert ceiling["is_ceiling_above_chance"]
+    assert ceiling["value"] < ceiling["ceiling_high"] + 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_the_whole_demo_without_an_effect_rarely_finds_anything(do, seed):
+    """Three families per run at a family-wise level of .05: of 15, about one may hold a false positive."""
+    folder = do("experiment=demo", "dataset.effect=0", f"seed={seed}", f"dataset.seed={seed}", "report=false")
+    n_false = sum(one["n_significant"] > 0 for one in summary(folder)["findings"])
+    assert n_false <= 1
+
+
+def test_the_summary_is_valid_json_without_nan(do):
+    folder = do("experiment=objects92", "n_permutations=20", "metric=[rsa]", "report=false")
+    text = (folder / "summary.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    assert json.loads(text)["findings"]
