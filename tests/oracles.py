@@ -197,9 +197,9 @@ def exceedances(null, two_sided=False):
     flat = np.abs(null.reshape(len(null), -1)) if two_sided else null.reshape(len(null), -1)
     counts = np.zeros(flat.shape[1], int)
     for cell in range(flat.shape[1]):
-        observed, largest = flat[0, cell], np.abs(flat[:, cell]).max()
+        observed, spread = flat[0, cell], np.ptp(flat[:, cell])
         for value in flat[1:, cell]:
-            counts[cell] += value >= observed - TIE * largest
+            counts[cell] += value >= observed - TIE * spread
     return counts.reshape(null.shape[1:])
 
 

@@ -10,8 +10,8 @@ from jaxalign.compute.stats import dot
 from jaxalign.contracts import Null, Scores
 
 TIE = 1e-6
-"""A permuted score counts as reaching the observed one when it is lower by at most this share of the largest score of its
-cell: scores that are equal by symmetry differ by rounding, and must be counted on every platform."""
+"""A permuted score counts as reaching the observed one when it is lower by at most this share of the spread of its cell,
+and the rounding of its value: scores that are equal by symmetry differ by rounding, and count on every platform."""
 
 
 def labellings(n_rows: int, n_permutations: int, seed: int) -> np.ndarray:
@@ -78,8 +78,9 @@ def summarise(
     tested = z if null.is_calibrated else cells
     tested = jnp.abs(tested) if tail == "two-sided" else tested
     observed = ordered[0]
-    largest = jnp.max(jnp.abs(cells), axis=0)
-    reaches = ordered[1:] >= (observed - TIE * largest)[None]
+    spread, largest = jnp.max(jnp.abs(cells - mean[None]), axis=0), jnp.max(jnp.abs(cells), axis=0)
+    slack = TIE * spread + 2 * jnp.finfo(cells.dtype).eps * largest
+    reaches = ordered[1:] >= (observed - slack)[None]
     n_fits, n_targets = scores.shape[1], scores.shape[-1]
     nothing = jnp.full((n_fits, n_targets), jnp.nan, scores.dtype)
     extras = extras or {}

@@ -134,6 +134,7 @@ def significance_bars(axes: Axes, data: pd.DataFrame, of_model: dict[str, str]) 
 
 
 def shade_planted(axes: Axes, planted: Sequence[dict[str, Any]]) -> None:
+    """Shade the windows in which something was planted, in seconds."""
     windows = {
         (plant["time_start_s"], plant["time_stop_s"])
         for plant in planted
