@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 import sys
@@ -14,13 +15,17 @@ from typing import Any
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jaxalign import config
-from jaxalign.contracts import RunConfig
+from jaxalign.contracts import Average, MeshConfig, RunConfig
 from jaxalign.errors import ConfigError, nearest
+from jaxalign.sources.simulated import Plant
+
+UNUSABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC)
+"""What can be wrong with a folder that was asked for."""
 
 
 def with_run(arguments: list[str], task: Callable[[RunConfig, Path], Any]) -> None:
@@ -41,6 +46,13 @@ def with_run(arguments: list[str], task: Callable[[RunConfig, Path], Any]) -> No
             main()
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error)) from error
+        except OSError as error:
+            if error.errno not in UNUSABLE:
+                raise
+            place = f"{str(error.filename)[:200]} cannot be used"
+            raise ConfigError(
+                f"{place}: {error.strerror}. Choose another output= (in a sweep: hydra.sweep.subdir=)."
+            ) from error
         finally:
             GlobalHydra.instance().clear()
 
@@ -64,28 +76,47 @@ def compose(arguments: list[str]) -> RunConfig:
 def explain(error: Exception) -> str:
     """What Hydra found, in one sentence, with the nearest names that exist."""
     text = str(error)
-    if found := re.search(r"[Cc]ould not find '([\w-]+)/([^']+)'", text):
+    whole = f"{text}\n{error.__cause__ or ''}"
+    if found := re.search(r"[Cc]ould not (?:find|load) '([\w-]+)/([^']+)'", text):
         group, name = found.groups()
         return f"There is no {group} {name!r}. {nearest(name, config.options(group))}"
-    if found := re.search(r"(?:Could not override|In '[^']*': Could not override) '([^']+)'", text):
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read. Options are written name=value, lists name=[a,b]; quote what holds spaces or signs: 'name=\"a b\"'."
+    if found := re.search(r"Key '([^']+)' not in '(\w+)'\s+full_key: (\S+)", whole):
+        key, kind, full = found.groups()
+        if kind in _kinds():
+            return f"There is no option {full!r} in what is chosen ({kind}). {nearest(key, _fields(_kinds()[kind]))}"
+    if found := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
         name = found.group(1)
+        if name.startswith("score."):
+            return f"{name} is not in this request yet: write +{name}=[...] to name the models of one more metric."
         return f"There is no option or group {name!r}. {_nearest_key(name)}"
-    if found := re.search(r"Key '([^']+)' (?:is )?not in", text) or re.search(r"Key '([^']+)' is not in struct", text):
-        full = re.search(r"full_key: (\S+)", text)
-        name = full.group(1) if full else found.group(1)
-        return f"There is no option {name!r}. {_nearest_key(name)}"
+    if found := re.match(r"Error merging override (.+)", text):
+        reason = str(error.__cause__ or "").splitlines()
+        return f"{found.group(1)} does not fit: {reason[0].rstrip('.') if reason else 'its value is of another kind'}."
     return " ".join(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("See https"))
 
 
 def _nearest_key(name: str) -> str:
     """Nearest options and groups: among all that the shipped choices can have."""
-    return nearest(name.lstrip("+~"), _known_keys())
+    found = nearest(name.lstrip("+~"), _known_keys())
+    return found if found.startswith("Nearest") else "`jaxalign --help` lists what can be chosen."
+
+
+def _kinds() -> dict[str, Any]:
+    """Every class that is a schema, by its name."""
+    tables = (config.MODEL_KINDS, config.DATASETS, config.METRICS, config.STIMULI)
+    return {
+        kind.__name__: kind
+        for kind in (MeshConfig, Average, Plant, *(kind for table in tables for kind in table.values()))
+    }
 
 
 def _known_keys() -> set[str]:
     keys = set(OmegaConf.to_container(OmegaConf.structured(RunConfig), resolve=False)) | set(config.groups())  # type: ignore[arg-type]
     for group, kinds in (("dataset", config.DATASETS), ("stimuli", config.STIMULI)):
         keys |= {f"{group}.{field}" for kind in kinds.values() for field in _fields(kind)}
+    keys |= {f"mesh.{field}" for field in _fields(MeshConfig)}
     for name, kind in config.METRICS.items():
         keys |= {f"metric.{name}.{field}" for field in _fields(kind)}
     return {str(key) for key in keys}

@@ -202,8 +202,17 @@ def _filter(where: dict[str, Any]) -> Any:
 
 
 def summary(folder: str | Path) -> dict[str, Any]:
-    """Families, best layers and provenance of a finished run, as its finishing pass wrote them."""
+    """Families, best layers and provenance of a finished run, as its finishing pass wrote them.
+
+    Raises:
+        DataError: if it is missing or damaged.
+    """
     path = Path(folder) / SUMMARY_FILE
     if not path.is_file():
         raise DataError(f"{path} does not exist: the run has not finished. Run the same command again.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(
+            f"{path} ({path.stat().st_size} bytes) is damaged: {error}. Run the same command again to rewrite it."
+        ) from error

@@ -112,6 +112,8 @@ def open_run(output: Path, run: RunConfig, plan: Plan, inputs: Inputs) -> None:
             f"{output} holds results of the same request on other data or models (run {held['run_hash']}, now {plan.run_hash}). Choose another output=, or add force=true to discard them."
         )
     (output / UNITS).mkdir(exist_ok=True)
+    for leftover in [*output.glob(".*.part"), *(output / UNITS).glob(".*.part")]:
+        leftover.unlink()  # of a killed process: the lock says that nobody else writes here
     content = {
         "run_hash": plan.run_hash,
         "request": _request_of(run),

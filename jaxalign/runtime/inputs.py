@@ -167,6 +167,12 @@ def _check_features(fit: Fit, values: np.ndarray, stimulus_ids: tuple[str, ...])
         raise DataError(
             f"{fit.name}: {len(bad)} of {values.size} features are NaN or Inf, first at {where}. Leave that stimulus out, or check the model's precision."
         )
+    is_single = values.ndim == 1 or values.shape[1] == 1
+    if is_single and np.ptp(values) == 0:
+        what = f"{values.size} pairs" if values.ndim == 1 else f"{values.size} stimuli"
+        raise DataError(
+            f"{fit.name} is {values.flat[0]:g} for all {what}: a constant correlates with nothing. Leave it out."
+        )
     if values.ndim == 2 and len(values) != len(stimulus_ids):
         raise DataError(
             f"{fit.name} has {len(values)} stimuli and the responses have {len(stimulus_ids)}: both must be ordered by the same stimulus ids."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jaxalign.compute.permute import labellings
-from jaxalign.contracts import Design, Features, Null, Patterns, Rdms, RdmSet, Responses, RunConfig
+from jaxalign.contracts import Average, Design, Features, Null, Patterns, Rdms, RdmSet, Recording, Responses, RunConfig
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Analysis, Plan, Tile, average_of
 
@@ -50,14 +50,18 @@ def responses_tile(analysis: Analysis, inputs: Inputs, run: RunConfig, tile: Til
         return Patterns(_pad(stacked, tile.n_padded))
     if tile.kind == "averages":
         averages = [run.averages[group] for group in tile.groups]
-        stacked = np.stack(
-            [np.stack([average_of(recording, one) for one in averages], axis=1) for recording in brain], axis=-1
-        )
+        stacked = np.stack([_averaged(recording, averages) for recording in brain], axis=-1)
     else:
         stacked = np.stack(
             [recording.values.reshape(len(recording.values), -1)[:, tile.groups] for recording in brain], axis=-1
         )
     return Responses(_pad(stacked, tile.n_padded))
+
+
+def _averaged(recording: Recording, averages: list[Average]) -> np.ndarray:
+    """Declared averages as columns; none for a tile of padding only. -> (n_stimuli, n_averages)"""
+    columns = [average_of(recording, one) for one in averages]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(recording.values), 0), np.float32)
 
 
 def _pad(values: np.ndarray, n_groups: int) -> np.ndarray:

@@ -102,7 +102,13 @@ class MneEpochs:
             raise DataError(
                 f"{len(missing)} of {len(self.channels)} channels are not in {self.path}: {missing[0]!r}. {nearest(missing[0], epochs.ch_names)}"
             )
-        kept = epochs.copy().pick(list(self.channels) if self.channels else self.picks)
+        try:
+            kept = epochs.copy().pick(list(self.channels) if self.channels else self.picks)
+        except ValueError as error:
+            has = ", ".join(sorted(set(epochs.get_channel_types())))
+            raise DataError(
+                f"{self.path} has no channel that dataset.picks={self.picks} names: its {len(epochs.ch_names)} channels are of type {has}."
+            ) from error
         types = set(kept.get_channel_types())
         if len(types) > 1:
             raise DataError(
@@ -110,7 +116,15 @@ class MneEpochs:
             )
         if self.tmin_s is None and self.tmax_s is None:
             return kept
-        return kept.crop(self.tmin_s, self.tmax_s)
+        first, last = float(kept.times[0]), float(kept.times[-1])
+        start = first if self.tmin_s is None else self.tmin_s
+        stop = last if self.tmax_s is None else self.tmax_s
+        step = 1 / float(kept.info["sfreq"])
+        if start < first - step or stop > last + step or start > stop:
+            raise DataError(
+                f"{self.path} runs from {first:.3f} to {last:.3f} s, and dataset.tmin_s={self.tmin_s}, dataset.tmax_s={self.tmax_s} is no part of it."
+            )
+        return kept.crop(max(start, first), min(stop, last))
 
 
 def _read(path: Path) -> Any:
@@ -118,7 +132,8 @@ def _read(path: Path) -> Any:
 
     try:
         return mne.read_epochs(path, preload=True, verbose="error")
-    except (ValueError, OSError, RuntimeError) as error:
+    # Of a damaged file MNE raises almost anything: KeyError, AttributeError, UnboundLocalError, Exception itself.
+    except Exception as error:
         raise DataError(
             f"MNE cannot read {path} ({path.stat().st_size} bytes) as epochs: {error}. Is it a whole -epo.fif file?"
         ) from error

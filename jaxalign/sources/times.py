@@ -30,7 +30,7 @@ def bins_of(times: np.ndarray, sfreq: float, width_s: float | None) -> Bins:
     """Bins of a given width from the first sample on; each sample is its own bin without one.
 
     Raises:
-        ConfigError: if a bin would hold no whole number of samples.
+        ConfigError: if a bin would hold no whole number of samples, or more than there are.
     """
     step = 1 / sfreq
     per_bin = 1 if width_s is None else round(width_s * sfreq)
@@ -39,6 +39,10 @@ def bins_of(times: np.ndarray, sfreq: float, width_s: float | None) -> Bins:
             f"time_bin_s={width_s} holds {width_s * sfreq:.3f} samples at {sfreq:g} Hz: use a multiple of {step:g} s."
         )
     n_bins = len(times) // per_bin
+    if n_bins < 1:
+        raise ConfigError(
+            f"time_bin_s={width_s} is longer than the epoch of {len(times)} samples, {len(times) * step:g} s."
+        )
     member = np.where(np.arange(len(times)) < n_bins * per_bin, np.arange(len(times)) // per_bin, -1)
     starts = times[: n_bins * per_bin : per_bin]
     return Bins(np.round(starts, 9), np.round(starts + per_bin * step, 9), member)
