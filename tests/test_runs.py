@@ -1,13 +1,16 @@
 """Whole runs from the command line to the report, on real recordings and on simulated ones with a known answer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxalign
 from jaxalign import commands
 from jaxalign.results import summary
+from jaxalign.runtime import run as runtime_run
 
 OBJECTS92 = {
     "animacy": (0.3871, 0.3862),
@@ -162,3 +165,19 @@ def test_the_summary_is_valid_json_without_nan(do):
     text = (folder / "summary.json").read_text(encoding="utf-8")
     assert "NaN" not in text
     assert json.loads(text)["findings"]
+
+
+def test_a_layer_of_one_value_has_no_rsa_score_and_spoils_no_other(tmp_path, monkeypatch):
+    """As CLS tokens before the first layer: their correlation RDM is undefined. It is said, and no unit fails."""
+    from test_devices import inputs_of, request
+
+    inputs = inputs_of()
+    features = [np.ones_like(inputs.features[1]) if place == 1 else one for place, one in enumerate(inputs.features)]
+    monkeypatch.setattr(runtime_run, "gather", lambda *_: replace(inputs, features=features))
+    found = runtime_run.execute(request("rsa", (1, 1)), tmp_path, lambda *_: None)
+    rows = jaxalign.load(tmp_path)
+    assert rows[rows.layer == "1"].value.isna().all()
+    others = rows[rows.layer != "1"]
+    assert others.p_corrected.notna().all()
+    assert others.family_complete.all()
+    assert any("m/1/none has the same value in all units" in warning for warning in found["warnings"])

@@ -12,7 +12,7 @@ from jaxalign.compute.gram import largest_unit_share
 from jaxalign.contracts import RdmSet, RunConfig
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Plan
-from jaxalign.runtime.rows import constant_targets
+from jaxalign.runtime.rows import constant_targets, is_flat_layer
 
 MASSIVE_SHARE = 0.5
 EDGE_SHARE = 0.05
@@ -56,13 +56,19 @@ def n_constant_targets(plan: Plan, inputs: Inputs, run: RunConfig) -> int:
 
 
 def _single_unit(plan: Plan, inputs: Inputs) -> list[str]:
-    """Layers whose RDM is mostly the doing of one unit (massive activations)."""
+    """Layers whose RDM is undefined, or mostly the doing of one unit (massive activations)."""
     found = []
     for analysis, design in zip(plan.analyses, plan.design, strict=True):
         if analysis.side == "responses":
             continue
         for fit in analysis.fits:
             if inputs.is_rdm[fit]:
+                continue
+            if is_flat_layer(inputs, fit, np.asarray(design.rsa_rows)):
+                found.append(
+                    f"{analysis.name}: {inputs.fits[fit].name} has the same value in all units for some stimuli, so its "
+                    "correlation RDM is undefined: its scores are NaN."
+                )
                 continue
             share = float(largest_unit_share(jnp.asarray(inputs.features[fit][np.asarray(design.rsa_rows)])))
             if share > MASSIVE_SHARE:

@@ -123,11 +123,18 @@ class Plan:
 
 
 def run_identity(run: RunConfig, inputs: Inputs) -> dict[str, Any]:
-    """Everything that decides the numbers, as JSON values; not where results go nor how many devices there are."""
+    """Everything that decides the numbers, as JSON values; not where things lie nor how many devices there are."""
     asked = dataclasses.asdict(run)
     tile = {key: asked["mesh"][key] for key in ("fits_per_call", "targets_per_call")}
     kept = {key: value for key, value in asked.items() if key not in ("output", "store", "mesh", "report", "force")}
+    # Files are known by their content, which is in the identity of the data.
+    kept["dataset"] = _without_path(kept["dataset"])
+    kept["model"] = {name: _without_path(entry) for name, entry in kept["model"].items()}
     return {"schema_version": SCHEMA_VERSION, "request": {**kept, "tile": tile}, "data": inputs.identity}
+
+
+def _without_path(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "path"}
 
 
 def hash_of(content: Any) -> str:

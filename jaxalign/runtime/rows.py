@@ -72,7 +72,9 @@ def of_unit(
         validation=_on_cells(scores.validation[row][targets], len(own), np.nan),
         maxima=maxima[row, column],
         solver=solver or _solver_name(analysis),
-        why_failed=_why_failed(value, tile, analysis, unit, inputs, run),
+        why_failed=_why_failed(
+            value, tile, analysis, unit, inputs, run, np.asarray(plan.design[unit.analysis].rsa_rows)
+        ),
     )
 
 
@@ -109,9 +111,18 @@ def constant_targets(analysis: Analysis, tile: Tile, inputs: Inputs, run: RunCon
     return is_constant(scored)[:n_targets]
 
 
-def _why_failed(value: np.ndarray, tile: Tile, analysis: Analysis, unit: Unit, inputs: Inputs, run: RunConfig) -> str:
+def is_flat_layer(inputs: Inputs, fit: int, stimuli: np.ndarray) -> bool:
+    """Whether a layer gives some stimulus one value in all units: its correlation RDM is undefined, and rightly so."""
+    return not inputs.is_rdm[fit] and bool((np.ptp(inputs.features[fit][stimuli], axis=1) == 0).any())
+
+
+def _why_failed(
+    value: np.ndarray, tile: Tile, analysis: Analysis, unit: Unit, inputs: Inputs, run: RunConfig, stimuli: np.ndarray
+) -> str:
     constant = constant_targets(analysis, tile, inputs, run)
     n_targets = len(constant)
+    if analysis.side != "responses" and is_flat_layer(inputs, unit.fit, stimuli):
+        return ""
     unexpected = ~np.isfinite(value[:, :n_targets]) & ~constant[None, :]
     if not unexpected.any():
         return ""
