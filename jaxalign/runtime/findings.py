@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,26 +13,11 @@ from jaxalign.runtime import folder, messages
 from jaxalign.runtime.ceilings import Bounds
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Analysis, Groups, Plan
+from jaxalign.runtime.selection import Grid, finite, held_out, ranking, tested, where
 
 LEVEL = 0.05
 MIN_SUBJECTS = 6
 """Below this many subjects a test over subjects has too high a floor: stimuli are permuted instead, and said so."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One statistic of one kind of target, laid out. Subjects are followed by their mean when there are several.
-
-    Attributes:
-        value, z, p, p_corrected: (n_fits, n_groups, n_levels).
-        fold_value: (n_fits, n_groups, n_levels, n_folds).
-    """
-
-    value: np.ndarray
-    z: np.ndarray
-    p: np.ndarray
-    p_corrected: np.ndarray
-    fold_value: np.ndarray
 
 
 def summarise(
@@ -119,11 +103,11 @@ def _finding(
     level = -1  # the mean over subjects, or the only subject
     subject = "mean" if n_subjects > 1 else plan.subjects[0]
     grid, groups = grids["cells"], analysis.groups["cells"]
-    tested = _tested(analysis, grid)[..., level]
+    scores = tested(analysis, grid)[..., level]
     significant = grid.p_corrected[..., level] <= LEVEL
     maxima = families[f"{analysis.name}/{statistic}/{subject}/cells"]
-    has_score = np.isfinite(tested).any()
-    peak = tuple(map(int, np.unravel_index(np.nanargmax(tested), tested.shape))) if has_score else None
+    has_score = np.isfinite(scores).any()
+    peak = tuple(map(int, np.unravel_index(np.nanargmax(scores), scores.shape))) if has_score else None
     return {
         "metric": analysis.name,
         "statistic": statistic,
@@ -135,11 +119,11 @@ def _finding(
         "tail": analysis.metric.tail,
         "n_permutations": analysis.metric.n_permutations,
         "scheme": _scheme(analysis, design),
-        "p_floor": _json(p_floor(analysis.metric.n_permutations)),
+        "p_floor": finite(p_floor(analysis.metric.n_permutations)),
         "family_id": f"{analysis.name}/{statistic}/{subject}/cells",
-        "family_size": int(np.isfinite(tested).sum()),
+        "family_size": int(np.isfinite(scores).sum()),
         "family_complete": bool(np.isfinite(grid.p_corrected[..., level]).any()),
-        "critical": _json(critical(maxima)),
+        "critical": finite(critical(maxima)),
         "critical_of": "z" if analysis.is_calibrated else "value",
         "n_significant": int(significant.sum()),
         "n_uncorrected": int((grid.p[..., level] <= LEVEL).sum()),
@@ -148,8 +132,8 @@ def _finding(
         else _cell(inputs, analysis, grid, groups, bounds, statistic, peak[0], peak[1], level),
         **_extent(analysis, groups, significant, peak),
         "ceiling": {"recipe": bounds.recipe(statistic, "cells"), "why_not": bounds.why_not or None},
-        "held_out": _held_out(plan, inputs, analysis, grid, groups, range(len(analysis.fits))),
-        "ranking": _ranking(plan, inputs, analysis, grid, groups),
+        "held_out": held_out(plan, inputs, analysis, grid, groups, range(len(analysis.fits))),
+        "ranking": ranking(plan, inputs, analysis, grid, groups),
         "averages": _averages(inputs, analysis, grids.get("averages"), level),
     }
 
@@ -165,31 +149,6 @@ def _scheme(analysis: Analysis, design: Design) -> str:
     return "stimuli of all responses are relabelled before anything is fitted, and penalties are chosen anew"
 
 
-def _tested(analysis: Analysis, grid: Grid) -> np.ndarray:
-    tested = grid.z if analysis.is_calibrated else grid.value
-    return np.abs(tested) if analysis.metric.tail == "two-sided" else tested
-
-
-def _json(value: Any) -> Any:
-    """A number that JSON can hold: NaN becomes null."""
-    number = float(value)
-    return number if np.isfinite(number) else None
-
-
-def _where(inputs: Inputs, analysis: Analysis, groups: Groups, fit: int, group: int) -> dict[str, Any]:
-    """Names of a cell."""
-    label = inputs.fits[analysis.fits[fit]]
-    return {
-        "model": label.model,
-        "layer": label.layer,
-        "layer_depth": label.layer_depth,
-        "pooling": label.pooling,
-        "channel": groups.channel[group],
-        "time_start_s": _json(groups.start_s[group]),
-        "time_stop_s": _json(groups.stop_s[group]),
-    }
-
-
 def _cell(
     inputs: Inputs,
     analysis: Analysis,
@@ -202,16 +161,16 @@ def _cell(
     level: int,
 ) -> dict[str, Any]:
     """Names and scores of a cell, with its ceiling."""
-    scores = {name: _json(getattr(grid, name)[fit, group, level]) for name in ("value", "z", "p", "p_corrected")}
+    scores = {name: finite(getattr(grid, name)[fit, group, level]) for name in ("value", "z", "p", "p_corrected")}
     ceiling: dict[str, Any] = {"ceiling_low": None, "ceiling_high": None, "is_ceiling_above_chance": False}
     if bounds.recipe(statistic, "cells"):
         low, high = bounds.low[statistic][group], bounds.high[statistic][group]
         ceiling = {
-            "ceiling_low": _json(low.mean()),
-            "ceiling_high": _json(high.mean()),
+            "ceiling_low": finite(low.mean()),
+            "ceiling_high": finite(high.mean()),
             "is_ceiling_above_chance": bool(bounds.is_mean_above[group]),
         }
-    return {**_where(inputs, analysis, groups, fit, group), **scores, **ceiling}
+    return {**where(inputs, analysis, groups, fit, group), **scores, **ceiling}
 
 
 def _extent(analysis: Analysis, groups: Groups, significant: np.ndarray, peak: Any) -> dict[str, Any]:
@@ -237,86 +196,6 @@ def _extent(analysis: Analysis, groups: Groups, significant: np.ndarray, peak: A
     }
 
 
-def _held_out(
-    plan: Plan, inputs: Inputs, analysis: Analysis, grid: Grid, groups: Groups, fits: Any
-) -> dict[str, Any] | None:
-    """Score of the layer, channel and bin that other subjects (or other folds of the only one) chose.
-
-    Null: no second subject and no second fold, or a single cell to choose from and one subject.
-    """
-    chosen = list(fits)
-    n_subjects = len(plan.subjects)
-    if n_subjects > 1:
-        choosing, scoring = _tested(analysis, grid)[chosen][..., :n_subjects], grid.value[chosen][..., :n_subjects]
-        names, other = list(plan.subjects), "subjects"
-    else:
-        choosing = scoring = grid.fold_value[chosen][:, :, 0]
-        names, other = [f"fold {fold + 1}" for fold in range(scoring.shape[-1])], "folds"
-    if len(names) < 2 or analysis.metric.tail == "two-sided":
-        return None
-    parts = [
-        _part(inputs, analysis, groups, chosen, choosing, scoring, index, name) for index, name in enumerate(names)
-    ]
-    values = [part["value"] for part in parts if part["value"] is not None]
-    what = (
-        "layer"
-        if len(groups) == 1
-        else "layer, channel and time bin"
-        if len(set(groups.channel)) > 1
-        else "layer and time bin"
-    )
-    return {
-        "recipe": f"{what} chosen on the other {other}",
-        "value": _json(np.mean(values)) if values else None,
-        "n": len(values),
-        "parts": parts,
-    }
-
-
-def _part(
-    inputs: Inputs,
-    analysis: Analysis,
-    groups: Groups,
-    fits: list[int],
-    choosing: np.ndarray,
-    scoring: np.ndarray,
-    index: int,
-    name: str,
-) -> dict[str, Any]:
-    """One subject (or fold), scored where the mean of the others is largest."""
-    others = np.delete(choosing, index, axis=-1).mean(-1)
-    if not np.isfinite(others).any():
-        return {"part": name, "value": None, **_where(inputs, analysis, groups, fits[0], 0)}
-    fit, group = np.unravel_index(np.nanargmax(others), others.shape)
-    return {
-        "part": name,
-        "value": _json(scoring[fit, group, index]),
-        **_where(inputs, analysis, groups, fits[fit], int(group)),
-    }
-
-
-def _ranking(plan: Plan, inputs: Inputs, analysis: Analysis, grid: Grid, groups: Groups) -> list[dict[str, Any]]:
-    """Models by held-out score, each choosing among its own layers. Empty where nothing can be held out."""
-    ranked = []
-    for model in dict.fromkeys(inputs.fits[fit].model for fit in analysis.fits):
-        own = [place for place, fit in enumerate(analysis.fits) if inputs.fits[fit].model == model]
-        found = _held_out(plan, inputs, analysis, grid, groups, own)
-        if found is None:
-            return []
-        layers = [part["layer"] for part in found["parts"]]
-        most = max(dict.fromkeys(layers), key=layers.count)
-        ranked.append(
-            {
-                "model": model,
-                "value": found["value"],
-                "parts": [part["value"] for part in found["parts"]],
-                "layer": most,
-                "layer_count": layers.count(most),
-            }
-        )
-    return sorted(ranked, key=lambda one: -np.inf if one["value"] is None else one["value"], reverse=True)
-
-
 def _averages(inputs: Inputs, analysis: Analysis, grid: Grid | None, level: int) -> list[dict[str, Any]]:
     """Declared averages of responses: every layer of each."""
     if grid is None or isinstance(inputs.brain, RdmSet):
@@ -326,7 +205,7 @@ def _averages(inputs: Inputs, analysis: Analysis, grid: Grid | None, level: int)
     for group in range(len(groups)):
         for fit in range(len(analysis.fits)):
             scores = {
-                name: _json(getattr(grid, name)[fit, group, level]) for name in ("value", "z", "p", "p_corrected")
+                name: finite(getattr(grid, name)[fit, group, level]) for name in ("value", "z", "p", "p_corrected")
             }
-            found.append({**_where(inputs, analysis, groups, fit, group), **scores})
+            found.append({**where(inputs, analysis, groups, fit, group), **scores})
     return found
