@@ -170,10 +170,21 @@ def _headline(finding: Finding) -> str:
         return f"{name}: nothing is significant. {largest} ({_layer(peak)}, {_where(peak)}) has {family}."
     held_out = finding["held_out"]
     has_score = held_out and not is_missing(held_out["value"])
-    score = f" Held-out {statistic_name(finding)} = {number(held_out['value'])}." if has_score else ""
+    score = (
+        f" Held-out {statistic_name(finding)} = {number(held_out['value'])}{_against(held_out)}." if has_score else ""
+    )
     has_depth = _is_network(peak) and not is_missing(peak["layer_depth"])
     depth = f" (depth {peak['layer_depth']:.2f})" if has_depth else ""
     return f"{name}: the strongest significant score is that of {_layer(peak)}{depth}, {_where(peak)}; {family}.{score}"
+
+
+def _against(held_out: dict[str, Any]) -> str:
+    """The noise ceiling of the cells that are scored: one number where both bounds are one."""
+    low, high = held_out.get("ceiling_low"), held_out.get("ceiling_high")
+    if is_missing(low) or is_missing(high):
+        return ""
+    bounds = number(high) if number(low) == number(high) else f"{number(low)} to {number(high)}"
+    return f", against a noise ceiling of {bounds} there"
 
 
 def _where(cell: dict[str, Any]) -> str:
@@ -224,9 +235,8 @@ def _ceiling(finding: Finding) -> str:
         return f"No ceiling can be computed: {_why_not(finding['ceiling']['why_not'])}."
     if is_missing(peak["ceiling_low"]) or is_missing(peak["ceiling_high"]):
         return "No ceiling can be computed at the strongest score: the responses there are constant or not repeated."
-    bounds = (
-        f"The noise ceiling at the strongest score is {number(peak['ceiling_low'])} to {number(peak['ceiling_high'])}"
-    )
+    low, high = number(peak["ceiling_low"]), number(peak["ceiling_high"])
+    bounds = f"The noise ceiling at the strongest score is {low if low == high else f'{low} to {high}'}"
     if not peak["is_ceiling_above_chance"]:
         return f"{bounds}. It is not above chance, so no score is compared with it."
     value = peak["value"]

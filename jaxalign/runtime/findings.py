@@ -132,7 +132,7 @@ def _finding(
         else _cell(inputs, analysis, grid, groups, bounds, statistic, peak[0], peak[1], level),
         **_extent(analysis, groups, significant, peak),
         "ceiling": {"recipe": bounds.recipe(statistic, "cells"), "why_not": bounds.why_not or None},
-        "held_out": held_out(plan, inputs, analysis, grid, groups, range(len(analysis.fits))),
+        "held_out": held_out(plan, inputs, analysis, grid, groups, range(len(analysis.fits)), bounds, statistic),
         "ranking": ranking(plan, inputs, analysis, grid, groups),
         "averages": _averages(inputs, analysis, grids.get("averages"), level),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxalign.runtime.ceilings import Bounds
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Analysis, Groups, Plan
 
@@ -53,7 +54,14 @@ def where(inputs: Inputs, analysis: Analysis, groups: Groups, fit: int, group: i
 
 
 def held_out(
-    plan: Plan, inputs: Inputs, analysis: Analysis, grid: Grid, groups: Groups, fits: Any
+    plan: Plan,
+    inputs: Inputs,
+    analysis: Analysis,
+    grid: Grid,
+    groups: Groups,
+    fits: Any,
+    bounds: Bounds | None = None,
+    statistic: str = "",
 ) -> dict[str, Any] | None:
     """Score of the layer, channel and bin that other subjects (or other folds of the only one) chose.
 
@@ -69,8 +77,10 @@ def held_out(
         names, other = [f"fold {fold + 1}" for fold in range(scoring.shape[-1])], "folds"
     if len(names) < 2 or analysis.metric.tail == "two-sided":
         return None
+    cells = [_chosen_by_others(choosing, index) for index in range(len(names))]
     parts = [
-        _part(inputs, analysis, groups, chosen, choosing, scoring, index, name) for index, name in enumerate(names)
+        _part(inputs, analysis, groups, chosen, scoring[..., index], cell, name)
+        for index, (name, cell) in enumerate(zip(names, cells, strict=True))
     ]
     values = [part["value"] for part in parts if part["value"] is not None]
     what = (
@@ -85,7 +95,29 @@ def held_out(
         "value": finite(np.mean(values)) if values else None,
         "n": len(values),
         "parts": parts,
+        **_ceiling(bounds, statistic, cells if n_subjects > 1 else []),
     }
+
+
+def _ceiling(bounds: Bounds | None, statistic: str, cells: list[tuple[int, int] | None]) -> dict[str, float | None]:
+    """Mean over subjects of the ceiling of the very cells that are scored; None where there is none above chance."""
+    nothing: dict[str, float | None] = {"ceiling_low": None, "ceiling_high": None}
+    if bounds is None or bounds.recipe(statistic, "cells") is None or not cells or None in cells:
+        return nothing
+    places = [(cell[1], subject) for subject, cell in enumerate(cells) if cell is not None]
+    if not all(bounds.is_above[place] for place in places):
+        return nothing
+    sides = {"ceiling_low": bounds.low[statistic], "ceiling_high": bounds.high[statistic]}
+    return {name: finite(np.mean([side[place] for place in places])) for name, side in sides.items()}
+
+
+def _chosen_by_others(choosing: np.ndarray, index: int) -> tuple[int, int] | None:
+    """Fit and group with the largest mean over the other subjects (or folds); None where all are undefined."""
+    others = np.delete(choosing, index, axis=-1).mean(-1)
+    if not np.isfinite(others).any():
+        return None
+    fit, group = np.unravel_index(np.nanargmax(others), others.shape)
+    return int(fit), int(group)
 
 
 def _part(
@@ -93,21 +125,15 @@ def _part(
     analysis: Analysis,
     groups: Groups,
     fits: list[int],
-    choosing: np.ndarray,
     scoring: np.ndarray,
-    index: int,
+    cell: tuple[int, int] | None,
     name: str,
 ) -> dict[str, Any]:
-    """One subject (or fold), scored where the mean of the others is largest."""
-    others = np.delete(choosing, index, axis=-1).mean(-1)
-    if not np.isfinite(others).any():
+    """One subject (or fold), scored where the others chose. scoring: (n_fits, n_groups)"""
+    if cell is None:
         return {"part": name, "value": None, **where(inputs, analysis, groups, fits[0], 0)}
-    fit, group = np.unravel_index(np.nanargmax(others), others.shape)
-    return {
-        "part": name,
-        "value": finite(scoring[fit, group, index]),
-        **where(inputs, analysis, groups, fits[fit], int(group)),
-    }
+    fit, group = cell
+    return {"part": name, "value": finite(scoring[fit, group]), **where(inputs, analysis, groups, fits[fit], group)}
 
 
 def ranking(plan: Plan, inputs: Inputs, analysis: Analysis, grid: Grid, groups: Groups) -> list[dict[str, Any]]:
