@@ -49,6 +49,14 @@ def make_mesh(config: MeshConfig) -> Mesh:
     return Mesh(grid, (FIT, TARGET), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
+def narrowed(mesh: Mesh, n_fit: int) -> Mesh:
+    """The mesh with no more devices along the fit axis than there are blocks of fits: the others would score padding.
+
+    What one device computes stays the same, and so do the bytes of its results.
+    """
+    return Mesh(mesh.devices[: max(1, n_fit)], mesh.axis_names, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
 def platform_of(mesh: Mesh) -> str:
     """Platform whose routines the kernels use: cpu, cuda or tpu."""
     platform = mesh.devices.flat[0].platform

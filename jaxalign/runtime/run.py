@@ -103,10 +103,11 @@ def _scored(
         todo = [unit for unit in missing if unit.analysis == index]
         if not todo:
             continue
+        own = mesh.narrowed(devices, -(-len(analysis.fits) // analysis.fits_per_call))
         null_rows = tiles.rows_of_null(analysis, plan.design[index], len(inputs.stimulus_ids), run.seed)
-        design = mesh.place(devices, "shared", plan.design[index])
-        stage = _Stage(run, plan, inputs, devices, analysis, analysis.metric, design, null_rows, {})
-        for block, wanted in _blocks(analysis, todo, devices):
+        design = mesh.place(own, "shared", plan.design[index])
+        stage = _Stage(run, plan, inputs, own, analysis, analysis.metric, design, null_rows, {})
+        for block, wanted in _blocks(analysis, todo, own):
             yield from _block(stage, block, wanted)
 
 
