@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from importlib import import_module
 
 from jaxalign import __version__
@@ -67,6 +66,3 @@ def split(arguments: list[str]) -> tuple[str, list[str]]:
 def _kind(error: JaxalignError) -> str:
     names: dict[int, str] = {2: "Configuration error", 3: "Data error", 4: "Some units failed", 75: "Preempted"}
     return names.get(error.exit_code, "Error")
-
-
-Progress = Callable[[str, float], None]
