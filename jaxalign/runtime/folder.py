@@ -162,12 +162,11 @@ def maxima_file(output: Path, unit_id: str) -> Path:
     return output / UNITS / f"{unit_id}.maxima.parquet"
 
 
-def commit(output: Path, unit: Unit, rows: pa.Table, maxima: np.ndarray) -> None:
+def commit(output: Path, run_hash: str, unit: Unit, rows: pa.Table, maxima: np.ndarray) -> None:
     """Make one unit durable: its files first, its journal line last.
 
     maxima: (n_statistics, n_families, n_permutations + 1)
     """
-    run_hash = read_hash(output)
     table.write_atomic(rows, rows_file(output, unit.unit_id))
     flat = maxima.reshape(-1, maxima.shape[-1])
     columns = pa.table({str(index): pa.array(row) for index, row in enumerate(flat)})
@@ -177,12 +176,6 @@ def commit(output: Path, unit: Unit, rows: pa.Table, maxima: np.ndarray) -> None
         for path in (rows_file(output, unit.unit_id), maxima_file(output, unit.unit_id))
     }
     journal.append(output, {"unit_id": unit.unit_id, "run_hash": run_hash, "files": files})
-
-
-def read_hash(output: Path) -> str:
-    content = read_run(output)
-    assert content is not None
-    return content["run_hash"]
 
 
 def read_maxima(output: Path, unit_id: str) -> np.ndarray:

@@ -119,6 +119,8 @@ def is_flat_layer(inputs: Inputs, fit: int, stimuli: np.ndarray) -> bool:
 def _why_failed(
     value: np.ndarray, tile: Tile, analysis: Analysis, unit: Unit, inputs: Inputs, run: RunConfig, stimuli: np.ndarray
 ) -> str:
+    if np.isfinite(value).all():
+        return ""
     constant = constant_targets(analysis, tile, inputs, run)
     n_targets = len(constant)
     if analysis.side != "responses" and is_flat_layer(inputs, unit.fit, stimuli):

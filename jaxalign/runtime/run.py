@@ -47,7 +47,7 @@ def execute(run: RunConfig, output: Path, progress: Any) -> dict[str, Any]:
         folder.open_run(output, run, plan, inputs)
         missing = folder.missing_units(output, plan)
         for index, (unit_rows, maxima, unit) in enumerate(_scored(run, plan, inputs, devices, missing)):
-            folder.commit(output, unit, unit_rows, maxima)
+            folder.commit(output, plan.run_hash, unit, unit_rows, maxima)
             progress(f"score {plan.analyses[unit.analysis].name}", (index + 1) / len(missing))
             if is_stopped():
                 raise PreemptedError(
