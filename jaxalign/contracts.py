@@ -73,12 +73,21 @@ class Folds:
     Attributes:
         train, test: (..., n_folds, n_train), (..., n_folds, n_test) int32 row indices; padding repeats row 0.
         is_train, is_test: the same shapes, bool, false where padded.
+        rest, is_rest: (..., n_folds, n_rest), rows that a fold uses for nothing, such as the gap around a block; None
+            without any.
+        is_complement: every row is in exactly one of train, test and rest of a fold, so that sums over the training rows
+            are those over all rows minus the others.
+        is_partition: in addition, the test parts of all folds are disjoint, together are all rows, and nothing rests.
     """
 
     train: Array
     is_train: Array
     test: Array
     is_test: Array
+    rest: Array = None
+    is_rest: Array = None
+    is_complement: bool = field(default=False, metadata={"static": True})
+    is_partition: bool = field(default=False, metadata={"static": True})
 
 
 @_pytree
@@ -90,6 +99,8 @@ class Design:
         outer: (n_outer, ...) folds that score.
         inner: (n_outer, n_inner, ...) folds inside each outer fold's training rows.
         rsa_rows: (n_rsa_rows,) int32, the stimuli whose dissimilarities are compared.
+        weights: (n_stimuli,), weight of each stimulus when weights are fitted and penalties chosen, such as the number
+            of repetitions; 0 leaves a row out. None weighs all alike.
         is_fixed_split: True where the one outer fold is a given test set. Then a permutation relabels the test
             stimuli; otherwise it relabels all responses before anything is fitted.
     """
@@ -97,6 +108,7 @@ class Design:
     outer: Folds
     inner: Folds
     rsa_rows: Array
+    weights: Array = None
     is_fixed_split: bool = field(default=False, metadata={"static": True})
 
 

@@ -4,11 +4,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.lax.linalg import EighImplementation
 
 from jaxalign.compute.stats import dot
 
-SOLVERS = ("auto", "eigh", "svd")
+SOLVERS = ("auto", "eigh", "svd", "cholesky")
+"""Names of the ways to solve for weights."""
+
+FACTORISERS = ("auto", "eigh", "svd")
+"""Those that give singular vectors."""
+
+EIGH_COST = {"cpu": 25.0, "cuda": 60.0, "tpu": 60.0}
+CHOLESKY_COST = {"cpu": 2.0, "cuda": 1.0, "tpu": 1.0}
+"""Time of one factorisation of an (n, n) matrix, in units of n^3 / (rate of a matrix product in operations per second).
+cpu: measured in float32 at n = 512 to 1,024 (eigh 17 to 35, Cholesky 1.4 to 4). cuda and tpu: estimates, not measured."""
 
 
 class Factors(NamedTuple):
@@ -48,8 +58,8 @@ def factorise(features: jax.Array, *, solver: str = "auto", platform: str = "cpu
     Raises:
         ValueError: if the solver is unknown.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver={solver!r} is not one of {', '.join(SOLVERS)}.")
+    if solver not in FACTORISERS:
+        raise ValueError(f"solver={solver!r} does not give singular vectors: use auto, eigh or svd.")
     return _by_svd(features) if solver == "svd" else _by_eigh(features, platform)
 
 
@@ -63,18 +73,57 @@ def _by_svd(features: jax.Array) -> Factors:
 
 def _by_eigh(features: jax.Array, platform: str) -> Factors:
     n_rows, width = features.shape
-    is_tall = width <= n_rows
-    gram = dot(features.T, features) if is_tall else dot(features, features.T)
-    values, vectors = symmetric_eigen(gram, platform)
-    floor = jnp.finfo(features.dtype).eps * max(features.shape) * values[-1:]
-    # A NaN must stay visible: it is how a failed factorisation is found, so "not below" instead of "above".
-    keep = ~(values <= floor)
-    singular = jnp.where(keep, jnp.sqrt(values), 0)
-    vectors = jnp.where(keep[None, :], vectors, 0)
-    inverse = jnp.where(keep, 1 / jnp.where(keep, singular, 1), 0)
-    if is_tall:
+    tall = width <= n_rows
+    gram = dot(features.T, features) if tall else dot(features, features.T)
+    singular, vectors = from_gram(gram, max(features.shape), platform)
+    # A NaN must stay visible: it is how a failed factorisation is found.
+    inverse = jnp.where(singular > 0, 1 / jnp.where(singular > 0, singular, 1), singular)
+    if tall:
         return Factors(dot(features, vectors) * inverse[None, :], singular, vectors)
     return Factors(vectors, singular, dot(features.T, vectors) * inverse[None, :])
+
+
+def from_gram(gram: jax.Array, n_longest: int, platform: str) -> tuple[jax.Array, jax.Array]:
+    """Singular values and vectors of one side of a matrix, from its Gram matrix; 0 below the rank cut-off.
+
+    Args:
+        gram: (r, r), products of the shorter side.
+        n_longest: the larger of the matrix's two sizes; the cut-off is eps * n_longest of the largest eigenvalue.
+        platform: "cpu", "cuda" or "tpu".
+    Returns:
+        (r,) singular values, ascending, and (r, r) vectors in columns. Non-finite input gives non-finite output.
+    """
+    values, vectors = symmetric_eigen(gram, platform)
+    floor = jnp.finfo(gram.dtype).eps * n_longest * values[-1:]
+    # "Not below" instead of "above": a NaN must stay visible.
+    keep = ~(values <= floor)
+    return jnp.where(keep, jnp.sqrt(values), 0), jnp.where(keep[None, :], vectors, 0)
+
+
+def resolve(solver: str, rank: int, n_alphas: int, n_targets: int | None, platform: str) -> str:
+    """The cheapest way for a shape, by measured costs, where the solver is "auto"; the solver itself otherwise.
+
+    One eigendecomposition serves all penalties and makes each cost a product with a diagonal matrix; Cholesky is cheaper
+    by far but is needed once per penalty, with two triangular solves for every target.
+
+    Args:
+        solver: one of SOLVERS.
+        rank: the smaller of training stimuli and features.
+        n_alphas: penalties to be solved for.
+        n_targets: targets; None if unknown, then "eigh" unless there is a single penalty.
+        platform: "cpu", "cuda" or "tpu".
+    Raises:
+        ValueError: if the solver is unknown.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r} is not one of {', '.join(SOLVERS)}.")
+    if solver != "auto":
+        return solver
+    if n_targets is None:
+        return "eigh" if n_alphas > 1 else "cholesky"
+    by_eigh = EIGH_COST[platform] * rank + 2.0 * n_targets
+    by_cholesky = n_alphas * (CHOLESKY_COST[platform] * rank + 4.0 * n_targets)
+    return "cholesky" if by_cholesky < by_eigh else "eigh"
 
 
 def shrinkage(singular: jax.Array, alphas: jax.Array) -> jax.Array:
@@ -84,3 +133,38 @@ def shrinkage(singular: jax.Array, alphas: jax.Array) -> jax.Array:
     """
     squared = singular[None, :] ** 2
     return jnp.where(squared > 0, singular[None, :] / jnp.where(squared > 0, squared + alphas[:, None], 1), 0)
+
+
+def filters(singular: jax.Array, alphas: jax.Array) -> jax.Array:
+    """Share s^2 / (s^2 + alpha) of each direction that a penalty lets through; 0 for dropped directions.
+
+    (r,), (n_alphas,) -> (n_alphas, r)
+    """
+    return shrinkage(singular, alphas) * singular[None, :]
+
+
+def basis_size(alphas: np.ndarray, dtype: jnp.dtype) -> int:
+    """Directions that span the filters of all penalties to 1e-6 (float32) or 1e-11 (float64) of the response's spread.
+
+    Filters of neighbouring penalties are nearly alike: over d decades of penalties their matrix has numerical rank of
+    6 + 3.3 d (10 + 5.9 d in float64), whatever the number of penalties; float32 holds no more than 7 decades of squared
+    singular values, hence at most 34.
+
+    Args:
+        alphas: (n_alphas,) on the host.
+        dtype: of the computation.
+    Returns:
+        0 where no fewer directions than penalties would do.
+    """
+    positive = alphas[alphas > 0]
+    decades = np.log10(positive.max() / positive.min()) if len(positive) else 0
+    is_single = jnp.finfo(dtype).bits <= 32
+    size = min(int(np.ceil(6 + 3.3 * decades)), 34) if is_single else int(np.ceil(10 + 5.9 * decades))
+    size += int((alphas == 0).any())
+    return size if size < 0.8 * len(alphas) else 0
+
+
+def filter_basis(singular: jax.Array, alphas: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """A few filters that all others are combinations of. (r,), (n_alphas,) -> (size, r), (n_alphas, size)"""
+    left, weight, right = jnp.linalg.svd(filters(singular, alphas), full_matrices=False)
+    return right[:size], left[:, :size] * weight[None, :size]

@@ -9,48 +9,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign.compute.linalg import SOLVERS, Factors, factorise, shrinkage
+from jaxalign.compute.choose import Choice, Choosing, choose
+from jaxalign.compute.decompose import Scaling, Split, Way, decomposed, decomposed_with_itself
+from jaxalign.compute.held_out import Side, predict
+from jaxalign.compute.linalg import SOLVERS, basis_size, resolve
 from jaxalign.compute.permute import over_labellings, summarise
-from jaxalign.compute.stats import centre, dot, is_constant, mean, pearson, r2, scale
+from jaxalign.compute.stats import centre, is_constant, mean, pearson, r2, scale
 from jaxalign.contracts import Design, Features, Folds, Null, Responses, Scores
 
 AUTO_ALPHAS = (1e-4, 1e6, 25)
 """Ends and number of the automatic grid, times the mean nonzero eigenvalue of the training Gram matrix."""
 
 
-class FoldState(NamedTuple):
-    """One train/test split of one layer, decomposed.
-
-    Attributes:
-        left: (n_train, r) left singular vectors of the training features, 0 in padded rows.
-        singular: (r,) singular values.
-        held_out: (n_test, r) test features in the basis of the right singular vectors.
-    """
-
-    left: jax.Array
-    singular: jax.Array
-    held_out: jax.Array
-
-
 class RidgeState(NamedTuple):
     """All splits of a block of layers: every field has leading axis n_fits.
 
     Attributes:
-        outer: FoldState, (n_fits, n_outer, ...).
-        inner: FoldState, (n_fits, n_outer, n_inner, ...).
+        features: (n_fits, n_stimuli, p) where a split is tall and needs their products with responses; else None.
+        scaling: (n_fits, n_outer, p) each; of the outer training rows.
+        outer: Split, (n_fits, n_outer, ...).
+        inner: Split, (n_fits, n_outer, n_inner, ...); with leave-one-out and gcv, the outer training rows as test rows.
         alphas: (n_fits, n_outer, n_alphas) candidates.
     """
 
-    outer: FoldState
-    inner: FoldState
+    features: jax.Array | None
+    scaling: Scaling
+    outer: Split
+    inner: Split
     alphas: jax.Array
-
-
-class Choice(NamedTuple):
-    """Penalties chosen for each target of one outer fold: place in the grid, and its inner-fold r2."""
-
-    place: jax.Array
-    validation: jax.Array
 
 
 @dataclass(frozen=True)
@@ -70,7 +56,11 @@ class Ridge:
             "given".
         alpha_values: candidates when alphas is "given", as penalties of the sum above; 0 allowed.
         zscore: z-score features; False centres only.
-        solver: "auto", "eigh" or "svd".
+        solver: "auto", "eigh", "svd" or "cholesky".
+        choose_by: "folds" (the inner folds), "loo" (exact leave-one-out on the outer training rows) or "gcv".
+        criterion: "r2", "neg_mse", or with inner folds "pearson_r".
+        conservative: the largest penalty within one standard error, over inner folds, of the best.
+        n_refinements: steps of a search between the neighbours of the best candidate; 0 keeps to the grid.
         n_permutations: random relabellings: of the test stimuli with a given test set; else of all responses before
             fitting, penalties chosen anew.
     Source:
@@ -90,6 +80,10 @@ class Ridge:
     alpha_values: tuple[float, ...] = ()
     zscore: bool = True
     solver: str = "auto"
+    choose_by: str = "folds"
+    criterion: str = "r2"
+    conservative: bool = False
+    n_refinements: int = 0
     n_permutations: int = 1000
 
     def __post_init__(self) -> None:
@@ -105,6 +99,16 @@ class Ridge:
             raise ValueError(f"alpha_values holds {refused[0]}: penalties are numbers from 0 upwards.")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver={self.solver!r} is not one of {', '.join(SOLVERS)}.")
+        if self.solver == "cholesky" and (self.alphas == "auto" or self.choose_by != "folds" or self.n_refinements):
+            raise ValueError(
+                "solver='cholesky' knows no spectrum: it goes with alphas=given, choose_by=folds and n_refinements=0. Use eigh."
+            )
+        _ = self.choosing
+
+    @property
+    def choosing(self) -> Choosing:
+        """How penalties are chosen."""
+        return Choosing(self.choose_by, self.criterion, self.conservative, self.n_refinements)
 
     def features_state(self, features: Features, design: Design, platform: str) -> RidgeState:
         """Decompose every training part of every layer of a block, one after the other."""
@@ -122,7 +126,7 @@ class Ridge:
 
     def score(self, features_state: RidgeState, responses_state: jax.Array, design: Design, null: Null) -> Scores:
         """Score a block of layers against a tile of targets, under the observed and the permuted labellings."""
-        of_layer = _fixed_split if design.is_fixed_split else _cross_validated
+        of_layer = self._fixed_split if design.is_fixed_split else self._cross_validated
         null_scores, fold_scores, choice = jax.lax.map(
             lambda state: of_layer(state, responses_state, design, null), features_state
         )
@@ -135,109 +139,97 @@ class Ridge:
         )
 
     def _layer_state(self, values: jax.Array, design: Design, platform: str) -> RidgeState:
-        def of_outer(fold: tuple[Folds, Folds]) -> RidgeState:
+        n_train, n_alphas = design.outer.train.shape[-1], self._n_alphas()
+        solver = resolve(self.solver, min(n_train, values.shape[1]), n_alphas, None, platform)
+        # A single penalty of 0 may meet features of deficient rank, and penalties relative to the spectrum need it.
+        is_safe = self.alphas == "given" and min(self.alpha_values) > 0 and self.choose_by == "folds"
+        if self.solver == "auto" and not is_safe:
+            solver = "eigh"
+        way = Way(True, self.zscore, solver, platform)
+
+        def of_outer(fold: tuple[Folds, Folds]) -> tuple[Scaling, Split, Split, jax.Array]:
             outer, inner = fold
-            scaled = _scaled(values, outer, self.zscore)
-            state, factors = self._split(scaled, outer, platform)
-            parts, _ = jax.lax.map(lambda one: self._split(scaled, one, platform), inner)
-            return RidgeState(state, parts, self._grid(factors))
+            if self.choose_by == "folds":
+                by, parts, split = decomposed(values, outer, inner, design.weights, way, n_alphas)
+            else:
+                by, parts, split = decomposed_with_itself(values, outer, design.weights, way)
+            return by, split, parts, self._grid(split.singular, values.dtype)
 
-        return jax.lax.map(of_outer, (design.outer, design.inner))
+        by, split, parts, alphas = jax.lax.map(of_outer, (design.outer, design.inner))
+        return RidgeState(values if split.is_tall or parts.is_tall else None, by, split, parts, alphas)
 
-    def _split(self, scaled: jax.Array, fold: Folds, platform: str) -> tuple[FoldState, Factors]:
-        """Decompose the training rows of one split and rotate its test rows. (n_stimuli, width)"""
-        train = scaled[fold.train]
-        centred = centre(train, fold.is_train)
-        factors = factorise(centred, solver=self.solver, platform=platform)
-        test = jnp.where(fold.is_test[:, None], scaled[fold.test] - mean(train, fold.is_train)[None, :], 0)
-        return FoldState(factors.left, factors.singular, dot(test, factors.right)), factors
+    def _n_alphas(self) -> int:
+        return len(self.alpha_values) if self.alphas == "given" else AUTO_ALPHAS[2]
 
-    def _grid(self, factors: Factors) -> jax.Array:
+    def _grid(self, singular: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
         """Candidate penalties for one outer fold. -> (n_alphas,)"""
-        dtype = factors.singular.dtype
         if self.alphas == "given":
             return jnp.asarray(self.alpha_values, dtype)
-        squared = factors.singular**2
-        average = jnp.sum(squared) / jnp.maximum(jnp.sum(squared > 0), 1).astype(dtype)
-        low, high, count = AUTO_ALPHAS
-        return jnp.asarray(np.geomspace(low, high, count), dtype) * jnp.where(average > 0, average, 1)
+        assert singular is not None
+        return automatic_alphas(singular)
+
+    def _basis(self, dtype: jnp.dtype) -> int:
+        if self.alphas == "given":
+            return basis_size(np.asarray(self.alpha_values), dtype)
+        return basis_size(np.geomspace(*AUTO_ALPHAS), dtype)
+
+    def _outer_scores(self, state: RidgeState, responses: jax.Array, design: Design) -> tuple[jax.Array, Choice]:
+        """Scores of each outer fold of one layer. -> (n_outer, n_statistics, n_targets), Choice (n_outer, n_targets)"""
+
+        def of_outer(parts: tuple[Scaling, Split, Split, jax.Array, Folds, Folds]) -> tuple[jax.Array, Choice]:
+            truth, predicted, outer, choice = self._predicted(state.features, parts, responses, design.weights)
+            scores = jnp.stack([pearson(truth, predicted, outer.is_test), r2(truth, predicted, outer.is_test)])
+            return scores, choice
+
+        return jax.lax.map(of_outer, _by_outer(state, design))
+
+    def _predicted(
+        self,
+        features: jax.Array | None,
+        parts: tuple[Scaling, Split, Split, jax.Array, Folds, Folds],
+        responses: jax.Array,
+        weights: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array, Folds, Choice]:
+        """Choose penalties of one outer fold and predict its test rows. -> truth, prediction (n_test, n_targets), ..."""
+        by, split, inner_parts, alphas, outer, inner = parts
+        side = Side(features, by, (outer.train, outer.is_train))
+        choice, rotated, _ = choose(
+            side, split, inner_parts, outer, inner, responses, weights, alphas, self.choosing, self._basis(alphas.dtype)
+        )
+        predicted = predict(split, rotated, choice.alpha, choice.place, alphas)
+        truth = responses[outer.test] - rotated.average[None, :]
+        return truth, predicted, outer, choice
+
+    def _cross_validated(
+        self, state: RidgeState, responses: jax.Array, design: Design, null: Null
+    ) -> tuple[jax.Array, jax.Array, Choice]:
+        """Null by permuting responses before anything is fitted; the decomposition stays, penalties are chosen anew."""
+        folds, choice = self._outer_scores(state, responses, design)
+        permuted = over_labellings(
+            lambda rows: jnp.mean(self._outer_scores(state, responses[rows], design)[0], axis=0), null
+        )
+        return permuted, folds, choice
+
+    def _fixed_split(
+        self, state: RidgeState, responses: jax.Array, design: Design, null: Null
+    ) -> tuple[jax.Array, jax.Array, Choice]:
+        """Null by relabelling the test stimuli: weights and penalties come from training rows and stay."""
+        parts = jax.tree.map(lambda leaf: leaf[0], _by_outer(state, design))
+        truth, predicted, outer, choice = self._predicted(state.features, parts, responses, design.weights)
+        permuted = over_labellings(_relabelled(truth, predicted, outer.is_test), null)
+        return permuted, permuted[0][None], jax.tree.map(lambda leaf: leaf[None], choice)
 
 
-def _scaled(values: jax.Array, outer: Folds, is_zscored: bool) -> jax.Array:
-    """Features centred (and z-scored) by the training rows of an outer fold. (n_stimuli, width)"""
-    train = values[outer.train]
-    shifted = values - mean(train, outer.is_train)[None, :]
-    if not is_zscored:
-        return shifted
-    sd = scale(train, outer.is_train)
-    return jnp.where(sd[None, :] > 0, shifted / jnp.where(sd > 0, sd, 1)[None, :], 0)
+def _by_outer(state: RidgeState, design: Design) -> tuple[Scaling, Split, Split, jax.Array, Folds, Folds]:
+    """What belongs to each outer fold of one layer, with leading axis n_outer."""
+    return state.scaling, state.outer, state.inner, state.alphas, design.outer, design.inner
 
 
-def _rotated(state: FoldState, fold: Folds, responses: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Training responses in the basis of the left singular vectors, and their mean. -> (r, n_targets), (n_targets,)"""
-    train = responses[fold.train]
-    return dot(state.left.T, centre(train, fold.is_train)), mean(train, fold.is_train)
-
-
-def _choose(inner: FoldState, folds: Folds, alphas: jax.Array, responses: jax.Array) -> Choice:
-    """Penalty of each target with the best r2 averaged over inner folds; ties go to the larger penalty."""
-    n_alphas = alphas.shape[0]
-
-    def of_fold(parts: tuple[FoldState, Folds]) -> jax.Array:
-        state, fold = parts
-        rotated, average = _rotated(state, fold, responses)
-        truth = jnp.where(fold.is_test[:, None], responses[fold.test] - average[None, :], 0)
-        scaled = (state.held_out[None] * shrinkage(state.singular, alphas)[:, None, :]).reshape(-1, rotated.shape[0])
-        residual = truth[None] - dot(scaled, rotated).reshape(n_alphas, *truth.shape)
-        total = jnp.sum(centre(responses[fold.test], fold.is_test) ** 2, axis=0)
-        total = jnp.where(is_constant(responses[fold.test], fold.is_test), jnp.nan, total)
-        return 1 - jnp.sum(residual**2, axis=1) / total[None, :]
-
-    # A target that is constant in one inner fold is judged by the others; in all of them, by none (the largest).
-    criterion = jnp.nanmean(jax.lax.map(of_fold, (inner, folds)), axis=0)
-    largest_first = jnp.argsort(-alphas)
-    best = largest_first[jnp.argmax(jnp.nan_to_num(criterion[largest_first], nan=-jnp.inf), axis=0)]
-    return Choice(best.astype(jnp.int32), jnp.take_along_axis(criterion, best[None], axis=0)[0])
-
-
-def _predict(state: FoldState, fold: Folds, alpha: jax.Array, responses: jax.Array) -> jax.Array:
-    """Predictions of the test rows with one penalty per target, minus the training mean. -> (n_test, n_targets)"""
-    rotated, _ = _rotated(state, fold, responses)
-    return dot(state.held_out, shrinkage(state.singular, alpha).T * rotated)
-
-
-def _outer_scores(state: RidgeState, responses: jax.Array, design: Design) -> tuple[jax.Array, Choice]:
-    """Scores of each outer fold of one layer. -> (n_outer, n_statistics, n_targets), Choice (n_outer, n_targets)"""
-
-    def of_outer(parts: tuple[RidgeState, Folds, Folds]) -> tuple[jax.Array, Choice]:
-        one, outer, inner = parts
-        choice = _choose(one.inner, inner, one.alphas, responses)
-        predicted = _predict(one.outer, outer, one.alphas[choice.place], responses)
-        truth = responses[outer.test] - mean(responses[outer.train], outer.is_train)[None, :]
-        return jnp.stack([pearson(truth, predicted, outer.is_test), r2(truth, predicted, outer.is_test)]), choice
-
-    return jax.lax.map(of_outer, (state, design.outer, design.inner))
-
-
-def _cross_validated(
-    state: RidgeState, responses: jax.Array, design: Design, null: Null
-) -> tuple[jax.Array, jax.Array, Choice]:
-    """Null by permuting responses before anything is fitted; the decomposition stays, penalties are chosen anew."""
-    folds, choice = _outer_scores(state, responses, design)
-    permuted = over_labellings(lambda rows: jnp.mean(_outer_scores(state, responses[rows], design)[0], axis=0), null)
-    return permuted, folds, choice
-
-
-def _fixed_split(
-    state: RidgeState, responses: jax.Array, design: Design, null: Null
-) -> tuple[jax.Array, jax.Array, Choice]:
-    """Null by relabelling the test stimuli: weights and penalties come from training rows and stay."""
-    one, outer, inner = jax.tree.map(lambda leaf: leaf[0], (state, design.outer, design.inner))
-    choice = _choose(one.inner, inner, one.alphas, responses)
-    predicted = _predict(one.outer, outer, one.alphas[choice.place], responses)
-    truth = responses[outer.test] - mean(responses[outer.train], outer.is_train)[None, :]
-    permuted = over_labellings(_relabelled(truth, predicted, outer.is_test), null)
-    return permuted, permuted[0][None], jax.tree.map(lambda leaf: leaf[None], choice)
+def automatic_alphas(singular: jax.Array, ends: tuple[float, float, int] = AUTO_ALPHAS) -> jax.Array:
+    """Candidates relative to the mean nonzero eigenvalue of the training Gram matrix. (r,) -> (n_alphas,)"""
+    squared = singular**2
+    average = jnp.sum(squared) / jnp.maximum(jnp.sum(squared > 0), 1).astype(singular.dtype)
+    return jnp.asarray(np.geomspace(*ends), singular.dtype) * jnp.where(average > 0, average, 1)
 
 
 def _relabelled(truth: jax.Array, predicted: jax.Array, is_test: jax.Array):
@@ -266,7 +258,7 @@ def _relabelled(truth: jax.Array, predicted: jax.Array, is_test: jax.Array):
 
 def _chosen(alphas: jax.Array, choice: Choice) -> dict[str, jax.Array]:
     """Penalty, grid edge and validation r2 of each target over the outer folds. -> (n_fits, n_targets) each"""
-    picked = jnp.take_along_axis(alphas, choice.place, axis=2)
+    picked = choice.alpha
     last = alphas.shape[2] - 1
     order = jnp.argsort(jnp.argsort(alphas, axis=2), axis=2)
     order = jnp.take_along_axis(order, choice.place, axis=2)

@@ -1,0 +1,334 @@
+"""The features of one fit, decomposed once for every train/test split; penalties and targets then cost matrix products."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxalign.compute.linalg import factorise, from_gram
+from jaxalign.compute.stats import dot, mean, scale
+from jaxalign.contracts import Array, Folds
+
+KEPT_VARIANCE = 0.1
+"""A fold's Gram matrix is the whole one minus the held-out part, unless a unit keeps less than this share of its sum of
+squares: then too many digits cancel (float32 loses a factor 10 at most), and the product is taken over the training rows."""
+
+
+class Scaling(NamedTuple):
+    """What is subtracted from each feature and what it is divided by; both (p,). Columns divided by 0 become 0."""
+
+    shift: jax.Array
+    spread: jax.Array
+
+
+class Split(NamedTuple):
+    """One train/test split of one fit, in the basis where every penalty is diagonal; r = min(n_train, p).
+
+    Attributes:
+        singular: (r,) singular values of the centred training features, 0 below the rank cut-off; None for "cholesky".
+        rotation: turns training responses into that basis. Tall (p <= n_train): (p, r), right singular vectors over
+            singular values, for cross-products with the features. Wide: (n_train, r), left singular vectors.
+        average: tall, (p,) mean of the scaled training features; wide, None.
+        held_out: (n_test, r) centred test features in the basis of the right singular vectors; None where gram serves.
+        gram: (r, r) Gram matrix of held_out over the test rows; None where predictions are cheaper.
+        pull: (r,) sum of held_out over the test rows, beside gram.
+        system: "cholesky" only, the (r, r) Gram matrix of training features (tall) or stimuli (wide); held_out is then
+            the (n_test, r) test features, or their inner products with the training stimuli.
+    """
+
+    singular: Array = None
+    rotation: Array = None
+    average: Array = None
+    held_out: Array = None
+    gram: Array = None
+    pull: Array = None
+    system: Array = None
+
+    @property
+    def is_tall(self) -> bool:
+        return self.average is not None
+
+
+def is_tall(n_train: int, width: int) -> bool:
+    """Whether the Gram matrix of features is the smaller one: its factorisation then costs less."""
+    return width <= n_train
+
+
+def scores_by_gram(n_test: int, rank: int, n_alphas: int) -> bool:
+    """Whether scoring by the held-out Gram matrix is cheaper than by predictions, per target and all penalties."""
+    return n_alphas * n_test > (n_alphas + 1) * rank
+
+
+def subtracts(folds: Folds) -> bool:
+    """Whether sums over training rows are taken as those over all rows minus the others, which are fewer."""
+    n_other = folds.test.shape[-1] + (0 if folds.rest is None else folds.rest.shape[-1])
+    return folds.is_complement and n_other < folds.train.shape[-1]
+
+
+def take(values: jax.Array, index: jax.Array, is_row: jax.Array) -> jax.Array:
+    """Rows by padded index, 0 where padded. (n, m), (n_rows,), (n_rows,) -> (n_rows, m)"""
+    return jnp.where(is_row[:, None], values[index], 0)
+
+
+def weight_of(weights: jax.Array | None, index: jax.Array, is_row: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Weight of each row of a padded index, 0 where padded. -> (n_rows,)"""
+    return is_row.astype(dtype) if weights is None else jnp.where(is_row, weights[index].astype(dtype), 0)
+
+
+def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
+    """Sum over rows. (n, m), (n,) -> (m,)"""
+    return dot(weight[None, :], values)[0]
+
+
+def scaling(
+    values: jax.Array,
+    index: jax.Array,
+    is_row: jax.Array,
+    weights: jax.Array | None,
+    is_centred: bool,
+    is_zscored: bool,
+) -> Scaling:
+    """Mean and SD of the training rows, which alone decide; 0 and 1 where not asked for. (n, p) -> Scaling"""
+    rows = values[index]
+    weight = weight_of(weights, index, is_row, values.dtype)
+    total = jnp.maximum(weight.sum(), jnp.finfo(values.dtype).tiny)
+    # First the plain mean, then the weighted mean of what is left: one unit at +5000 keeps its digits.
+    rough = mean(rows, weight > 0)
+    left = jnp.where((weight > 0)[:, None], rows - rough[None, :], 0)
+    average = rough + weighted_sum(left, weight) / total
+    one = jnp.ones_like(average)
+    if not is_zscored:
+        return Scaling(average if is_centred else jnp.zeros_like(one), one)
+    sd = scale(rows, weight > 0)
+    if weights is not None:
+        safe = jnp.where(sd > 0, sd, 1)
+        unit = (left + (rough - average)[None, :]) / safe[None, :]
+        sd = sd * jnp.sqrt(weighted_sum(unit**2, weight) / total)
+    return Scaling(average if is_centred else jnp.zeros_like(one), sd)
+
+
+def scaled(values: jax.Array, by: Scaling) -> jax.Array:
+    """Features with their scaling applied. (n, p) -> (n, p)"""
+    safe = jnp.where(by.spread > 0, by.spread, 1)
+    return jnp.where(by.spread[None, :] > 0, (values - by.shift[None, :]) / safe[None, :], 0)
+
+
+class Way(NamedTuple):
+    """How to decompose: static.
+
+    Attributes:
+        is_centred: centre features by each fold's training rows.
+        is_zscored: divide them by the SD over the outer training rows.
+        solver: "eigh", "svd" or "cholesky".
+        platform: "cpu", "cuda" or "tpu".
+    """
+
+    is_centred: bool = True
+    is_zscored: bool = False
+    solver: str = "eigh"
+    platform: str = "cpu"
+
+
+def splits(
+    values: jax.Array,
+    folds: Folds,
+    base: tuple[jax.Array, jax.Array],
+    weights: jax.Array | None,
+    way: Way,
+    n_alphas: int,
+) -> tuple[Split, Moments | None]:
+    """Decompose the training part of every fold, one after the other.
+
+    Args:
+        values: (n, p) scaled features.
+        folds: (n_folds, ...) folds within the base rows.
+        base: padded index of the base rows, which the folds divide, and which of it are rows.
+        weights: (n,) weights of stimuli, or None.
+        way: how.
+        n_alphas: candidates that each fold will be scored with; decides how.
+    Returns:
+        Split with leading axis n_folds, and the sums over the base rows where they were needed.
+    """
+    n_train, n_test = folds.train.shape[-1], folds.test.shape[-1]
+    if not is_tall(n_train, values.shape[1]):
+        gram = dot(values, values.T) if way.solver != "svd" else None
+        return jax.lax.map(lambda fold: _wide(values, gram, fold, weights, way), folds), None
+    by_gram = way.solver != "cholesky" and scores_by_gram(n_test, values.shape[1], n_alphas)
+    needed = by_gram or subtracts(folds)
+    held = jax.lax.map(lambda fold: _moments(values, fold.test, fold.is_test, weights), folds) if needed else None
+    whole = None
+    if held is not None and folds.is_partition:
+        whole = jax.tree.map(lambda parts: parts.sum(0), held)
+    elif subtracts(folds):
+        whole = _moments(values, *base, weights)
+
+    def of_fold(one: tuple[Folds, Moments | None]) -> Split:
+        fold, test = one
+        return _tall(values, fold, _train_moments(values, fold, whole, test, weights), test, weights, way, by_gram)
+
+    return jax.lax.map(of_fold, (folds, held)), whole
+
+
+def one_split(
+    values: jax.Array, fold: Folds, weights: jax.Array | None, way: Way, whole: Moments | None = None
+) -> Split:
+    """Decompose one training part, to predict its test rows. `whole` are the sums over its training rows, if known."""
+    if not is_tall(fold.train.shape[-1], values.shape[1]):
+        gram = dot(values, values.T) if way.solver != "svd" else None
+        return _wide(values, gram, fold, weights, way)
+    train = _moments(values, fold.train, fold.is_train, weights) if whole is None else whole
+    return _tall(values, fold, train, None, weights, way, by_gram=False)
+
+
+class Moments(NamedTuple):
+    """Weighted sums over some rows: weights (), features (p,), their products (p, p)."""
+
+    weight: jax.Array
+    first: jax.Array
+    second: jax.Array
+
+    def minus(self, other: Moments) -> Moments:
+        return Moments(self.weight - other.weight, self.first - other.first, self.second - other.second)
+
+
+def _moments(values: jax.Array, index: jax.Array, is_row: jax.Array, weights: jax.Array | None) -> Moments:
+    rows = take(values, index, is_row)
+    weight = weight_of(weights, index, is_row, values.dtype)
+    left = rows if weights is None else rows * weight[:, None]
+    return Moments(weight.sum(), weighted_sum(rows, weight), dot(left.T, rows))
+
+
+def _train_moments(
+    values: jax.Array, fold: Folds, whole: Moments | None, test: Moments | None, weights: jax.Array | None
+) -> Moments:
+    """Sums over the training rows: those over all rows minus the others where that keeps the digits."""
+
+    def direct() -> Moments:
+        return _moments(values, fold.train, fold.is_train, weights)
+
+    if whole is None or test is None or not subtracts(fold):
+        return direct()
+    kept = whole.minus(test)
+    if fold.rest is not None:
+        kept = kept.minus(_moments(values, fold.rest, fold.is_rest, weights))
+    before, after = jnp.diagonal(whole.second), jnp.diagonal(kept.second)
+    return jax.lax.cond(jnp.any(after < KEPT_VARIANCE * before), direct, lambda: kept)
+
+
+def _tall(
+    values: jax.Array,
+    fold: Folds,
+    train: Moments,
+    test: Moments | None,
+    weights: jax.Array | None,
+    way: Way,
+    by_gram: bool,
+) -> Split:
+    total = jnp.maximum(train.weight, jnp.finfo(values.dtype).tiny)
+    average = train.first / total if way.is_centred else jnp.zeros_like(train.first)
+    gram = train.second - total * average[:, None] * average[None, :]
+    rows = jnp.where(fold.is_test[:, None], values[fold.test] - average[None, :], 0)
+    if way.solver == "cholesky":
+        return Split(average=average, held_out=rows, system=gram)
+    if way.solver == "svd":
+        weight = weight_of(weights, fold.train, fold.is_train, values.dtype)
+        centred = jnp.where(fold.is_train[:, None], values[fold.train] - average[None, :], 0)
+        factors = factorise(centred * jnp.sqrt(weight)[:, None], solver="svd", platform=way.platform)
+        singular, right = factors.singular, factors.right
+    else:
+        n_train = fold.train.shape[-1]
+        singular, right = from_gram(gram, max(n_train, values.shape[1]), way.platform)
+    rotation = right * jnp.where(singular > 0, 1 / jnp.where(singular > 0, singular, 1), singular)[None, :]
+    if not by_gram:
+        return Split(singular, rotation, average, held_out=dot(rows, right))
+    assert test is not None
+    pull = test.first - test.weight * average
+    centred = (
+        test.second
+        - average[:, None] * test.first[None, :]
+        - test.first[:, None] * average[None, :]
+        + test.weight * average[:, None] * average[None, :]
+    )
+    return Split(singular, rotation, average, gram=dot(right.T, dot(centred, right)), pull=dot(pull[None, :], right)[0])
+
+
+def _wide(values: jax.Array, gram: jax.Array | None, fold: Folds, weights: jax.Array | None, way: Way) -> Split:
+    weight = weight_of(weights, fold.train, fold.is_train, values.dtype)
+    root = jnp.sqrt(weight)
+    share = weight / jnp.maximum(weight.sum(), jnp.finfo(values.dtype).tiny)
+    if way.solver == "svd":
+        average = weighted_sum(values[fold.train], share) if way.is_centred else jnp.zeros_like(values[0])
+        factors = factorise(
+            (values[fold.train] - average[None, :]) * root[:, None], solver="svd", platform=way.platform
+        )
+        test = jnp.where(fold.is_test[:, None], values[fold.test] - average[None, :], 0)
+        return Split(factors.singular, factors.left, held_out=dot(test, factors.right))
+    assert gram is not None
+    own, other = gram[fold.train][:, fold.train], gram[fold.test][:, fold.train]
+    if way.is_centred:
+        pull = dot(own, share[:, None])[:, 0]
+        level = jnp.sum(pull * share)
+        other = other - dot(other, share[:, None]) - (pull - level)[None, :]
+        own = own - pull[:, None] - (pull - level)[None, :]
+    own = own * root[:, None] * root[None, :]
+    other = jnp.where(fold.is_test[:, None], other * root[None, :], 0)
+    if way.solver == "cholesky":
+        # A padded or left-out row is all zero: 1 on the diagonal keeps the factorisation defined for alpha = 0.
+        return Split(held_out=other, system=own + jnp.diag((weight == 0).astype(values.dtype)))
+    singular, left = from_gram(own, max(fold.train.shape[-1], values.shape[1]), way.platform)
+    inverse = jnp.where(singular > 0, 1 / jnp.where(singular > 0, singular, 1), singular)
+    return Split(singular, left, held_out=dot(other, left) * inverse[None, :])
+
+
+def decomposed(
+    values: jax.Array, outer: Folds, inner: Folds, weights: jax.Array | None, way: Way, n_alphas: int
+) -> tuple[Scaling, Split, Split]:
+    """One outer fold: its scaling, its inner splits, and the split that predicts its test rows.
+
+    Args:
+        values: (n, p) features as given.
+        outer: one fold.
+        inner: (n_inner, ...) folds within its training rows.
+        weights: (n,) or None.
+        way: how.
+        n_alphas: candidates that inner folds will be scored with.
+    """
+    base = outer.train, outer.is_train
+    by = scaling(values, *base, weights, way.is_centred, way.is_zscored)
+    rows = scaled(values, by)
+    parts, whole = splits(rows, inner, base, weights, way, n_alphas)
+    return by, parts, one_split(rows, outer, weights, way, whole)
+
+
+def decomposed_with_itself(
+    values: jax.Array, outer: Folds, weights: jax.Array | None, way: Way
+) -> tuple[Scaling, Split, Split]:
+    """The same for leave-one-out: one decomposition, whose training rows are test rows too.
+
+    Returns:
+        Scaling; the split with the training rows as its test rows, leading axis 1; the split that predicts the test rows.
+    """
+    by = scaling(values, outer.train, outer.is_train, weights, way.is_centred, way.is_zscored)
+    n_test = outer.test.shape[-1]
+    both = replace(
+        outer,
+        test=jnp.concatenate([outer.test, outer.train]),
+        is_test=jnp.concatenate([outer.is_test, outer.is_train]),
+        rest=None,
+        is_rest=None,
+        is_complement=False,
+        is_partition=False,
+    )
+    split = one_split(scaled(values, by), both, weights, way)
+    assert split.held_out is not None
+    own = split._replace(held_out=split.held_out[n_test:])
+    return by, jax.tree.map(lambda leaf: leaf[None], own), split._replace(held_out=split.held_out[:n_test])
+
+
+def on_itself(outer: Folds) -> Folds:
+    """The training rows of a fold as its test rows, leading axis 1."""
+    index, is_row = outer.train[None], outer.is_train[None]
+    return Folds(index, is_row, index, is_row)

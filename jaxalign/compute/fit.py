@@ -1,0 +1,197 @@
+"""Weights of a ridge on all stimuli, penalties chosen or given: what the estimators are the face of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxalign.compute.choose import Choice, Choosing, choose
+from jaxalign.compute.decompose import (
+    Scaling,
+    Split,
+    Way,
+    decomposed,
+    decomposed_with_itself,
+    is_tall,
+    one_split,
+    scaled,
+    scaling,
+    weight_of,
+)
+from jaxalign.compute.held_out import Products, Rotated, Side, products, rotate
+from jaxalign.compute.stats import dot
+from jaxalign.contracts import Array, Folds
+
+
+class FitState(NamedTuple):
+    """Features of one fit, decomposed for choosing penalties and for the weights.
+
+    Attributes:
+        features: (n, p) as given.
+        scaling: shift and spread over all rows of weight above 0.
+        split: decomposition of all rows.
+        parts: decompositions of the folds, or of all rows with themselves as test rows; None for given penalties.
+    """
+
+    features: jax.Array
+    scaling: Scaling
+    split: Split
+    parts: Array
+
+
+class Fitted(NamedTuple):
+    """Weights and what they were chosen by.
+
+    Attributes:
+        weights: (p, n_targets), in responses per unit of each feature.
+        intercept: (n_targets,).
+        choice: Choice; None for given penalties.
+        judged: (n_folds, n_alphas, n_targets) criterion on each fold; None for given penalties.
+    """
+
+    weights: jax.Array
+    intercept: jax.Array
+    choice: Array
+    judged: Array
+
+
+def whole(n_rows: int) -> Folds:
+    """All rows as training rows, one row as a placeholder for the test rows that there are not."""
+    index = jnp.arange(n_rows, dtype=jnp.int32)
+    return Folds(index, index >= 0, index[:1], index[:1] < 0)
+
+
+def fit_state(
+    features: jax.Array, folds: Folds | None, weights: jax.Array | None, by: Choosing | None, way: Way, n_alphas: int = 1
+) -> FitState:
+    """Decompose features once; every tile of targets is then fitted from it.
+
+    Args:
+        features: (n, p).
+        folds: (n_folds, ...) that choose; None with leave-one-out, gcv, or given penalties.
+        weights: (n,) weights of stimuli, 0 leaves one out; None weighs all alike.
+        by: how penalties are chosen; None when they are given.
+        way: how to decompose.
+        n_alphas: candidates.
+    """
+    outer = whole(features.shape[0])
+    if by is None:
+        scale_by = scaling(features, outer.train, outer.is_train, weights, way.is_centred, way.is_zscored)
+        return FitState(features, scale_by, one_split(scaled(features, scale_by), outer, weights, way), None)
+    if folds is None:
+        scale_by, parts, split = decomposed_with_itself(features, outer, weights, way)
+    else:
+        scale_by, parts, split = decomposed(features, outer, folds, weights, way, n_alphas)
+    return FitState(features, scale_by, split, parts)
+
+
+def fit_chosen(
+    state: FitState,
+    responses: jax.Array,
+    folds: Folds | None,
+    weights: jax.Array | None,
+    alphas: jax.Array,
+    by: Choosing,
+    n_basis: int = 0,
+    *,
+    is_centred: bool = True,
+    groups: jax.Array | None = None,
+    n_groups: int = 1,
+) -> Fitted:
+    """Choose a penalty for each target and fit its weights on all stimuli.
+
+    Args:
+        state: of the features, with the same folds, weights and way.
+        responses: (n, n_targets), any unit; rows of weight 0 are not used but must be finite.
+        folds, weights: as given to `fit_state`.
+        alphas: (n_alphas,) candidates.
+        by: how to choose.
+        n_basis: filters that span those of all penalties (linalg.basis_size); 0 computes each by itself.
+        is_centred: fit an intercept.
+        groups, n_groups: targets that share a penalty, see choose.pick.
+    """
+    outer = whole(responses.shape[0])
+    side = Side(state.features, state.scaling, (outer.train, outer.is_train))
+    choice, rotated, judged = choose(
+        side,
+        state.split,
+        state.parts,
+        outer,
+        on_inner(folds, outer),
+        responses,
+        weights,
+        alphas,
+        by,
+        n_basis,
+        is_centred=is_centred,
+        groups=groups,
+        n_groups=n_groups,
+    )
+    return Fitted(*weights_of(state, rotated, weights, choice, alphas), choice, judged)
+
+
+def fit_given(
+    state: FitState, responses: jax.Array, weights: jax.Array | None, alpha: jax.Array, *, is_centred: bool = True
+) -> Fitted:
+    """Fit weights with one given penalty per target, (n_targets,)."""
+    outer = whole(responses.shape[0])
+    side = Side(state.features, state.scaling, (outer.train, outer.is_train))
+    train: Products | None = None
+    if state.split.is_tall:
+        train = products(side, *side.base, responses, weights)
+    rotated = rotate(state.split, outer, responses, weights, train, is_centred)
+    choice = Choice(jnp.zeros(alpha.shape, jnp.int32), alpha, jnp.full_like(alpha, jnp.nan))
+    return Fitted(*weights_of(state, rotated, weights, choice, alpha[:1]), None, None)
+
+
+def on_inner(folds: Folds | None, outer: Folds) -> Folds:
+    """The folds that choose, or a placeholder where none do."""
+    return outer if folds is None else folds
+
+
+def weights_of(
+    state: FitState, rotated: Rotated, weights: jax.Array | None, choice: Choice, alphas: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Weights for features as given, and intercepts. -> (p, n_targets), (n_targets,)
+
+    With a Cholesky solver, targets are gone through by candidate: at most as many solves as there are candidates.
+    """
+    split, by = state.split, state.scaling
+    if split.system is not None:
+        inside = _solved(split, rotated, choice, alphas)
+    else:
+        squared = split.singular**2
+        total = jnp.where(squared > 0, squared, 1)[:, None] + choice.alpha[None, :]
+        # 0 * squared keeps the NaN of a failed decomposition visible.
+        filters = jnp.where(squared[:, None] > 0, squared[:, None] / total, 0 * squared[:, None])
+        if not split.is_tall:
+            filters = filters * jnp.where(squared > 0, 1 / jnp.where(squared > 0, squared, 1), 0)[:, None]
+        inside = dot(split.rotation, filters * rotated.values)
+    if not split.is_tall:
+        n = inside.shape[0]
+        index = jnp.arange(n, dtype=jnp.int32)
+        root = jnp.sqrt(weight_of(weights, index, index >= 0, inside.dtype))
+        inside = dot(scaled(state.features, by).T, inside * root[:, None])
+    safe = jnp.where(by.spread > 0, by.spread, 1)
+    coefficients = jnp.where(by.spread[:, None] > 0, inside / safe[:, None], 0)
+    return coefficients, rotated.average - dot(by.shift[None, :], coefficients)[0]
+
+
+def _solved(split: Split, rotated: Rotated, choice: Choice, alphas: jax.Array) -> jax.Array:
+    """Solutions of (Gram + alpha) w = right side, each target with its own penalty. -> (r, n_targets)"""
+    eye = jnp.eye(split.system.shape[0], dtype=split.system.dtype)
+
+    def add(place: jax.Array, so_far: jax.Array) -> jax.Array:
+        factor = jax.lax.linalg.cholesky(split.system + alphas[place] * eye, symmetrize_input=False)
+        with jax.default_matmul_precision("highest"):
+            solution = jax.scipy.linalg.cho_solve((factor, True), rotated.values)
+        return jnp.where((choice.place == place)[None, :], solution, so_far)
+
+    return jax.lax.fori_loop(0, alphas.shape[0], add, jnp.zeros_like(rotated.values))
+
+
+def uses_stimuli(n_rows: int, width: int) -> bool:
+    """Whether the fit goes through the Gram matrix of stimuli, which are fewer than features."""
+    return not is_tall(n_rows, width)

@@ -1,0 +1,114 @@
+"""Exact leave-one-out and generalised cross-validation for every penalty, from one decomposition and no refits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxalign.compute.decompose import Split
+from jaxalign.compute.held_out import Rotated, Truth
+from jaxalign.compute.stats import dot
+
+
+class Residual(NamedTuple):
+    """What no penalty explains: responses outside the span of the features, and the leverage that is left there.
+
+    Attributes:
+        left: (n, r) left singular vectors.
+        outside: (n, n_targets) responses minus their projection.
+        free: (n,) 1 minus leverage of the mean and of all directions.
+        is_full: () whether features and mean span all stimuli; then both are 0, and the penalty cancels.
+        n_rows: () stimuli of weight above 0.
+        rank: () directions above the cut-off.
+    """
+
+    left: jax.Array
+    outside: jax.Array
+    free: jax.Array
+    is_full: jax.Array
+    n_rows: jax.Array
+    rank: jax.Array
+
+
+def loo_criterion(
+    split: Split, rotated: Rotated, truth: Truth, alphas: jax.Array, name: str, is_centred: bool
+) -> jax.Array:
+    """Criterion of exact leave-one-out: the residual of each stimulus divided by 1 minus its leverage.
+
+    Args:
+        split: decomposition whose test rows are its own training rows.
+        rotated, truth: their responses.
+        alphas: (n_alphas,).
+        name: "r2" or "neg_mse", over all left-out predictions.
+        is_centred: the mean is estimated too, and is left out with the stimulus.
+    Returns:
+        (n_alphas, n_targets).
+    Source:
+        Golub, Heath & Wahba 1979, Technometrics 21:215; Rifkin & Lippert 2007, MIT-CSAIL-TR-2007-025.
+    """
+    rest = _residual(split, rotated, truth, is_centred)
+    share = truth.weight / jnp.maximum(truth.weight.sum(), jnp.finfo(truth.weight.dtype).tiny)
+
+    def of_alpha(alpha: jax.Array) -> jax.Array:
+        damping = _damping(split.singular, alpha, rest.is_full)
+        error = rest.outside + dot(rest.left, damping[:, None] * rotated.values)
+        free = rest.free + dot(rest.left**2, damping[:, None])[:, 0]
+        left_out = jnp.where((share > 0)[:, None], error / jnp.where(share > 0, free, 1)[:, None], 0)
+        return jnp.sum(left_out**2, axis=0)
+
+    return _named(jax.lax.map(of_alpha, alphas), truth, name)
+
+
+def gcv_criterion(
+    split: Split, rotated: Rotated, truth: Truth, alphas: jax.Array, name: str, is_centred: bool
+) -> jax.Array:
+    """Criterion of generalised cross-validation: mean squared error over (1 - effective degrees of freedom / n)^2.
+
+    Arguments, result and source as `loo_criterion`; the penalties cost one (n_alphas, r) x (r, n_targets) product.
+    """
+    rest = _residual(split, rotated, truth, is_centred)
+    damping = jax.lax.map(lambda alpha: _damping(split.singular, alpha, rest.is_full), alphas)
+    squares = jnp.sum(rest.outside**2, axis=0)[None, :] + dot(damping**2, rotated.values**2)
+    spare = jnp.where(rest.is_full, 0, rest.n_rows - jnp.asarray(is_centred, rest.n_rows.dtype) - rest.rank)
+    free = spare + jnp.sum(damping, axis=1)
+    return _named(squares * (rest.n_rows / free[:, None]) ** 2, truth, name)
+
+
+def _residual(split: Split, rotated: Rotated, truth: Truth, is_centred: bool) -> Residual:
+    root = jnp.sqrt(truth.weight)
+    keep = split.singular > 0
+    # A NaN of a failed decomposition stays: 0 * NaN.
+    inverse = jnp.where(keep, 1 / jnp.where(keep, split.singular, 1), 0 * split.singular)
+    left = split.held_out * root[:, None] * inverse[None, :]
+    outside = truth.values * root[:, None] - dot(left, rotated.values)
+    dtype = truth.weight.dtype
+    n_rows, rank = (truth.weight > 0).sum().astype(dtype), keep.sum().astype(dtype)
+    share = truth.weight / jnp.maximum(truth.weight.sum(), jnp.finfo(dtype).tiny)
+    free = 1 - jnp.sum(left**2, axis=1) - (share if is_centred else jnp.zeros_like(share))
+    is_full = rank >= n_rows - jnp.asarray(is_centred, dtype)
+    return Residual(
+        left,
+        jnp.where(is_full, 0, outside),
+        jnp.where(is_full, 0, jnp.maximum(free, 0)),
+        is_full,
+        n_rows,
+        rank,
+    )
+
+
+def _damping(singular: jax.Array, alpha: jax.Array, is_full: jax.Array) -> jax.Array:
+    """Share of each direction that a penalty holds back, alpha / (s^2 + alpha); without alpha where it cancels. -> (r,)
+
+    Never as a difference such as 1/(s^2 + alpha) - 1/alpha, which has no digits left for small penalties.
+    """
+    keep = singular > 0
+    total = jnp.where(keep, singular**2 + alpha, 1)
+    return jnp.where(keep, jnp.where(is_full, 1, alpha) / total, 0 * singular)
+
+
+def _named(squares: jax.Array, truth: Truth, name: str) -> jax.Array:
+    if name == "neg_mse":
+        return -squares / jnp.maximum(truth.weight.sum(), jnp.finfo(squares.dtype).tiny)
+    return 1 - squares / truth.spread[None, :]
