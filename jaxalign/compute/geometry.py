@@ -89,12 +89,12 @@ class Rsa:
         ours = Dissimilarities(features_state.values.T, features_state.rounding)
         n_stimuli = n_stimuli_of(responses_state.values.shape[0])
         everything = np.arange(ours.values.shape[0])
-        relabelled = _under_labelling(self._standard(ours, everything).T, self._standard(responses_state, everything))
+        relabelled = _under_labelling(self.standard(ours, everything).T, self.standard(responses_state, everything))
         folds = self._fold_scores(ours, responses_state, parts_of_pairs(n_stimuli, self.n_folds))
         scores = over_labellings(relabelled, null)
         return summarise(scores[:, :, None, :], folds[:, :, None, :], null, tail=self.tail)
 
-    def _standard(self, side: Dissimilarities, pairs: np.ndarray) -> jax.Array:
+    def standard(self, side: Dissimilarities, pairs: np.ndarray) -> jax.Array:
         """Some pairs, ranked (spearman), centred, of length 1. -> (n_pairs, m); NaN for a constant RDM"""
         values = side.values[pairs]
         ranked = rank(values, side.rounding) if self.comparator == "spearman" else values
@@ -104,7 +104,7 @@ class Rsa:
         """The same score inside disjoint parts of the stimuli. -> (n_fits, n_folds, n_targets)"""
         if not parts:
             return jnp.zeros((ours.values.shape[1], 0, theirs.values.shape[1]), ours.values.dtype)
-        return jnp.stack([dot(self._standard(ours, part).T, self._standard(theirs, part)) for part in parts], axis=1)
+        return jnp.stack([dot(self.standard(ours, part).T, self.standard(theirs, part)) for part in parts], axis=1)
 
 
 def _rounding(values: jax.Array) -> float:
