@@ -70,13 +70,26 @@ def rdm(patterns: Any) -> np.ndarray:
     return np.asarray(jax.jit(correlation_rdm)(values, jnp.asarray(values.shape[1], jnp.int32)))
 
 
-def encode(features: Any, responses: Any, *, test: Any = None, metric: Ridge | None = None, seed: int = 0) -> Result:
+def encode(
+    features: Any,
+    responses: Any,
+    *,
+    test: Any = None,
+    groups: Any = None,
+    runs: Any = None,
+    weights: Any = None,
+    metric: Ridge | None = None,
+    seed: int = 0,
+) -> Result:
     """Ridge from features to every target: nested cross-validation, or a given test set.
 
     Args:
         features: (n_stimuli, n_features).
         responses: (n_stimuli, ...) any unit; the trailing shape is kept.
         test: (n_stimuli,) bool, the test stimuli; outer folds when None.
+        groups: (n_stimuli,) labels, such as the concept of each picture, that folds never split.
+        runs: (n_stimuli,) run of each stimulus; each is left out in turn.
+        weights: (n_stimuli,) weight of each stimulus in fitting, such as its number of repetitions.
         metric: settings, `Ridge()` when None.
         seed: of folds and permutations.
     Returns:
@@ -86,13 +99,22 @@ def encode(features: Any, responses: Any, *, test: Any = None, metric: Ridge | N
     """
     metric = metric or Ridge()
     x, y, shape = _both(features, responses)
-    is_fixed = test is not None
     try:
-        outer = np.asarray(test, bool)[None] if is_fixed else _outer(metric, len(x), seed)
-        design = folds.design(outer, metric.n_inner, seed, shuffle=metric.shuffle, is_fixed_split=is_fixed)
+        design = folds.nested(
+            metric.folds,
+            len(x),
+            metric.n_outer,
+            metric.n_inner,
+            seed,
+            is_test=None if test is None else np.asarray(test, bool),
+            groups=None if groups is None else np.asarray(groups),
+            runs=None if runs is None else np.asarray(runs),
+            gap=metric.gap,
+            weights=_weights(weights, len(x)),
+        )
     except ValueError as error:
         raise DataError(str(error)) from error
-    n_relabelled = int(outer.sum()) if is_fixed else len(x)
+    n_relabelled = int(design.outer.is_test.sum()) if design.is_fixed_split else len(x)
     scores = _score(metric, Features(x[None], _width(x)), Responses(y), design, n_relabelled, seed)
     return _result(metric, scores, shape)
 
@@ -183,10 +205,16 @@ def _result(metric: Metric, scores: Scores, shape: Sequence[int]) -> Result:
     return Result(value, p, corrected, alpha, n_permutations)
 
 
-def _outer(metric: Ridge, n_stimuli: int, seed: int) -> np.ndarray:
-    if metric.shuffle:
-        return folds.shuffled(n_stimuli, metric.n_outer, seed)
-    return folds.contiguous(n_stimuli, metric.n_outer)
+def _weights(given: Any, n_stimuli: int) -> np.ndarray | None:
+    """Weights of stimuli, checked and scaled to a mean of 1."""
+    if given is None:
+        return None
+    values = _finite(given, "weights")
+    if values.shape != (n_stimuli,) or values.min() < 0 or not values.sum() > 0:
+        raise DataError(
+            f"weights has shape {values.shape} and smallest value {values.min() if values.size else 'none'}: one number from 0 upwards for each of {n_stimuli} stimuli is needed."
+        )
+    return values / values.mean()
 
 
 def _width(values: np.ndarray) -> np.ndarray:

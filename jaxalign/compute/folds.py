@@ -241,3 +241,72 @@ def design(
         weights=weights,
         is_fixed_split=is_fixed_split,
     )
+
+
+SCHEMES = ("auto", "shuffled", "blocks", "runs")
+"""Ways to fold: "auto" leaves one run out where rows have runs, and shuffles otherwise."""
+
+
+def nested(
+    scheme: str,
+    n_rows: int,
+    n_outer: int,
+    n_inner: int,
+    seed: int,
+    *,
+    is_test: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
+    runs: np.ndarray | None = None,
+    gap: int = 0,
+    weights: np.ndarray | None = None,
+) -> Design:
+    """Outer folds that score and inner folds that choose, by name.
+
+    Args:
+        scheme: one of SCHEMES. "blocks" are consecutive, for time-like rows; "runs" leaves each run out in turn, and deals
+            the other runs to inner folds.
+        n_rows: number of stimuli.
+        n_outer, n_inner: folds; with runs, as many outer folds as runs and at most one inner fold per remaining run.
+        seed: order of shuffled folds.
+        is_test: (n_rows,) bool, a given test set, the one outer fold; None or all False for none.
+        groups: (n_rows,) labels that are never split (shuffled folds).
+        runs: (n_rows,) labels of runs.
+        gap: rows left out on both sides of a test block ("blocks").
+        weights: (n_rows,) weights of stimuli in fitting.
+    Raises:
+        ValueError: if rows, groups or runs are too few, runs are asked for and not known, or a gap goes with other folds.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"folds={scheme!r} is not one of {', '.join(SCHEMES)}.")
+    if scheme == "auto":
+        scheme = "shuffled" if runs is None else "runs"
+    if scheme == "runs" and runs is None:
+        raise ValueError("folds='runs' needs to know the run of each stimulus, and the recording has no such column.")
+    if gap and scheme != "blocks":
+        raise ValueError(f"gap={gap} goes with folds='blocks', and folds are {scheme!r}.")
+    labels = runs if scheme == "runs" else groups
+    given = is_test is not None and bool(is_test.any())
+    is_train = None
+    if given:
+        assert is_test is not None
+        outer = is_test[None]
+    elif scheme == "runs":
+        outer = leave_one_group_out(np.asarray(runs))
+    elif scheme == "shuffled":
+        outer = shuffled(n_rows, n_outer, seed, groups)
+    else:
+        is_train, outer = blocks(n_rows, n_outer, gap)
+    if scheme == "runs":
+        trained = np.asarray(runs)[~outer[0]] if given else np.asarray(runs)
+        n_inner = min(n_inner, len(np.unique(trained)) - (0 if given else 1))
+    return design(
+        outer,
+        n_inner,
+        seed,
+        shuffle=scheme != "blocks",
+        groups=labels,
+        is_fixed_split=given,
+        is_train=is_train,
+        gap=gap,
+        weights=weights,
+    )

@@ -180,7 +180,7 @@ def at_own_alpha(split: Split, rotated: Rotated, truth: Truth, alpha: jax.Array,
     own = shrinkage(split.singular, alpha).T * rotated.values
     if split.gram is None:
         return _judged_predictions(dot(split.held_out, own)[None], truth, name)[0]
-    return _judged_sums(*_sums(own, dot(split.gram, own), split, truth), truth, name)
+    return _judged_sums(*_sums(own, dot(split.gram, own), split, truth), truth, name)[0]
 
 
 def predict(split: Split, rotated: Rotated, alpha: jax.Array, place: jax.Array, alphas: jax.Array) -> jax.Array:
@@ -229,7 +229,7 @@ def _by_predictions(split: Split, rotated: Rotated, truth: Truth, alphas: jax.Ar
 def _by_gram(split: Split, rotated: Rotated, truth: Truth, alphas: jax.Array, name: str) -> jax.Array:
     def of_filter(row: jax.Array) -> jax.Array:
         own = row[:, None] * rotated.values
-        return _judged_sums(*_sums(own, dot(split.gram, own), split, truth), truth, name)
+        return _judged_sums(*_sums(own, dot(split.gram, own), split, truth), truth, name)[0]
 
     return jax.lax.map(of_filter, shrinkage(split.singular, alphas))
 
@@ -287,13 +287,13 @@ def _dense_by_predictions(
         residual = _over_basis(split.held_out, split, rotated, alphas, n_basis, add_residual, nothing)
         return _named(residual, truth, name)
 
-    def add(so_far: tuple[jax.Array, ...], row: jax.Array, predicted: jax.Array) -> tuple[jax.Array, ...]:
+    def add(so_far: jax.Array, row: jax.Array, predicted: jax.Array) -> jax.Array:
         weighted = truth.weight[row] * predicted
-        terms = weighted * truth.values[row][None, :], weighted * predicted, weighted
-        return tuple(sums + term for sums, term in zip(so_far, terms, strict=True))
+        return so_far + jnp.stack([weighted * truth.values[row][None, :], weighted * predicted, weighted])
 
-    sums = _over_basis(split.held_out, split, rotated, alphas, n_basis, add, (nothing, nothing, nothing))
-    return _judged_sums(*sums, truth, name)
+    start = jnp.stack([nothing, nothing, nothing])
+    cross, square, first = _over_basis(split.held_out, split, rotated, alphas, n_basis, add, start)
+    return _judged_sums(cross, square, first, truth, name)
 
 
 def _dense_by_gram(
@@ -318,31 +318,35 @@ def _over(basis: jax.Array, singular: jax.Array) -> jax.Array:
 
 
 def _sums(own: jax.Array, product: jax.Array, split: Split, truth: Truth) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sums over the test rows of prediction x truth, prediction squared, and prediction. (r, n_targets) -> (n_targets,)"""
+    """Sums over the test rows of prediction x truth, prediction squared, and prediction. -> (1, n_targets) each"""
     return (
-        jnp.sum(truth.cross * own, axis=0),
-        jnp.sum(own * product, axis=0),
-        jnp.sum(split.pull[:, None] * own, axis=0),
+        jnp.sum(truth.cross * own, axis=0)[None],
+        jnp.sum(own * product, axis=0)[None],
+        jnp.sum(split.pull[:, None] * own, axis=0)[None],
     )
 
 
 def _judged_sums(cross: jax.Array, square: jax.Array, first: jax.Array, truth: Truth, name: str) -> jax.Array:
-    """The criterion from sums over the test rows. (..., n_targets) -> (..., n_targets)"""
+    """The criterion from sums over the test rows. (n, n_targets) -> (n, n_targets)"""
+    if name != "pearson_r":
+        return _named(truth.square[None, :] - 2 * cross + square, truth, name)
     total = jnp.maximum(truth.weight.sum(), jnp.finfo(square.dtype).tiny)
-    if name == "pearson_r":
-        product = cross - first * truth.first / total
-        spread = jnp.maximum(square - first**2 / total, 0)
-        is_flat = spread <= 8 * jnp.finfo(square.dtype).eps * square
-        r = product / jnp.sqrt(jnp.where(is_flat, 1, spread) * truth.spread)
-        return jnp.where(is_flat & ~jnp.isnan(truth.spread), 0, r)
-    return _named(truth.square - 2 * cross + square, truth, name)
+    product = cross - first * truth.first[None, :] / total
+    spread = jnp.maximum(square - first**2 / total, 0)
+    return _correlation(product, spread, spread <= 8 * jnp.finfo(square.dtype).eps * square, truth)
 
 
 def _named(residual: jax.Array, truth: Truth, name: str) -> jax.Array:
-    """The criterion from residual sums of squares. (..., n_targets) -> (..., n_targets)"""
+    """The criterion from residual sums of squares. (n, n_targets) -> (n, n_targets)"""
     if name == "neg_mse":
         return -residual / jnp.maximum(truth.weight.sum(), jnp.finfo(residual.dtype).tiny)
-    return 1 - residual / truth.spread
+    return 1 - residual / truth.spread[None, :]
+
+
+def _correlation(product: jax.Array, spread: jax.Array, is_flat: jax.Array, truth: Truth) -> jax.Array:
+    """Pearson r from sums: 0 for a constant prediction, NaN for a constant target. (n, n_targets) each"""
+    r = product / jnp.sqrt(jnp.where(is_flat, 1, spread) * truth.spread[None, :])
+    return jnp.where(is_flat & ~jnp.isnan(truth.spread)[None, :], 0, r)
 
 
 def _judged_predictions(predicted: jax.Array, truth: Truth, name: str) -> jax.Array:
@@ -356,5 +360,4 @@ def _judged_predictions(predicted: jax.Array, truth: Truth, name: str) -> jax.Ar
     spread = jnp.sum(weight * centred**2, axis=1)
     product = jnp.sum(weight * centred * truth.values[None], axis=1)
     is_flat = spread <= 8 * jnp.finfo(predicted.dtype).eps * (spread + first**2 / total)
-    r = product / jnp.sqrt(jnp.where(is_flat, 1, spread) * truth.spread[None, :])
-    return jnp.where(is_flat & ~jnp.isnan(truth.spread)[None, :], 0, r)
+    return _correlation(product, spread, is_flat, truth)

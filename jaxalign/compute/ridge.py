@@ -11,8 +11,9 @@ import numpy as np
 
 from jaxalign.compute.choose import Choice, Choosing, choose
 from jaxalign.compute.decompose import Scaling, Split, Way, decomposed, decomposed_with_itself
+from jaxalign.compute.folds import SCHEMES
 from jaxalign.compute.held_out import Side, predict
-from jaxalign.compute.linalg import SOLVERS, basis_size, resolve
+from jaxalign.compute.linalg import SOLVERS, basis_size
 from jaxalign.compute.permute import over_labellings, summarise
 from jaxalign.compute.stats import centre, is_constant, mean, pearson, r2, scale
 from jaxalign.contracts import Design, Features, Folds, Null, Responses, Scores
@@ -51,7 +52,12 @@ class Ridge:
     Attributes:
         n_outer: outer folds, used when the data set has no test set of its own.
         n_inner: inner folds.
-        shuffle: shuffle stimuli before folding; contiguous folds otherwise.
+        folds: "auto" (leave-one-run-out where rows have runs, else shuffled), "shuffled", "blocks" (consecutive, for
+            time-like rows) or "runs".
+        gap: rows left out on both sides of a test block ("blocks").
+        group_by: column of the recording whose stimuli are never split (shuffled), or that names the run (default "run").
+        weights: "repetitions" weighs a stimulus by its number of presentations (mean over subjects, scaled to a mean of
+            1), "equal" does not.
         alphas: "auto" (25 values from 1e-4 to 1e6 times the mean nonzero eigenvalue of the training Gram matrix) or
             "given".
         alpha_values: candidates when alphas is "given", as penalties of the sum above; 0 allowed.
@@ -75,7 +81,10 @@ class Ridge:
 
     n_outer: int = 5
     n_inner: int = 5
-    shuffle: bool = True
+    folds: str = "auto"
+    gap: int = 0
+    group_by: str = ""
+    weights: str = "repetitions"
     alphas: str = "auto"
     alpha_values: tuple[float, ...] = ()
     zscore: bool = True
@@ -97,6 +106,10 @@ class Ridge:
         refused = [alpha for alpha in self.alpha_values if not alpha >= 0]
         if refused:
             raise ValueError(f"alpha_values holds {refused[0]}: penalties are numbers from 0 upwards.")
+        if self.folds not in SCHEMES:
+            raise ValueError(f"folds={self.folds!r} is not one of {', '.join(SCHEMES)}.")
+        if self.weights not in ("repetitions", "equal"):
+            raise ValueError(f"weights={self.weights!r}: write repetitions or equal.")
         if self.solver not in SOLVERS:
             raise ValueError(f"solver={self.solver!r} is not one of {', '.join(SOLVERS)}.")
         if self.solver == "cholesky" and (self.alphas == "auto" or self.choose_by != "folds" or self.n_refinements):
@@ -109,6 +122,17 @@ class Ridge:
     def choosing(self) -> Choosing:
         """How penalties are chosen."""
         return Choosing(self.choose_by, self.criterion, self.conservative, self.n_refinements)
+
+    @property
+    def solver_used(self) -> str:
+        """What "auto" stands for: Cholesky for a single penalty above 0, else one eigendecomposition for all.
+
+        A penalty of 0 may meet features of deficient rank, and penalties relative to the spectrum need to know it.
+        """
+        if self.solver != "auto":
+            return self.solver
+        is_single = len(self.alpha_values) == 1 and self.alpha_values[0] > 0
+        return "cholesky" if is_single and self.choose_by == "folds" and not self.n_refinements else "eigh"
 
     def features_state(self, features: Features, design: Design, platform: str) -> RidgeState:
         """Decompose every training part of every layer of a block, one after the other."""
@@ -139,13 +163,8 @@ class Ridge:
         )
 
     def _layer_state(self, values: jax.Array, design: Design, platform: str) -> RidgeState:
-        n_train, n_alphas = design.outer.train.shape[-1], self._n_alphas()
-        solver = resolve(self.solver, min(n_train, values.shape[1]), n_alphas, None, platform)
-        # A single penalty of 0 may meet features of deficient rank, and penalties relative to the spectrum need it.
-        is_safe = self.alphas == "given" and min(self.alpha_values) > 0 and self.choose_by == "folds"
-        if self.solver == "auto" and not is_safe:
-            solver = "eigh"
-        way = Way(True, self.zscore, solver, platform)
+        n_alphas = len(self.alpha_values) if self.alphas == "given" else AUTO_ALPHAS[2]
+        way = Way(True, self.zscore, self.solver_used, platform)
 
         def of_outer(fold: tuple[Folds, Folds]) -> tuple[Scaling, Split, Split, jax.Array]:
             outer, inner = fold
@@ -157,9 +176,6 @@ class Ridge:
 
         by, split, parts, alphas = jax.lax.map(of_outer, (design.outer, design.inner))
         return RidgeState(values if split.is_tall or parts.is_tall else None, by, split, parts, alphas)
-
-    def _n_alphas(self) -> int:
-        return len(self.alpha_values) if self.alphas == "given" else AUTO_ALPHAS[2]
 
     def _grid(self, singular: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
         """Candidate penalties for one outer fold. -> (n_alphas,)"""

@@ -86,8 +86,7 @@ def _on_cells(values: np.ndarray, n_cells: int, missing: Any) -> np.ndarray:
 
 
 def _solver_name(analysis: Analysis) -> str:
-    solver = getattr(analysis.metric, "solver", "none")
-    return "eigh" if solver == "auto" else solver
+    return getattr(analysis.metric, "solver_used", "none")
 
 
 def is_constant(values: np.ndarray) -> np.ndarray:
