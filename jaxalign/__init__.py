@@ -9,10 +9,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxalign import compute as compute
     from jaxalign import errors as errors
+    from jaxalign import estimators as estimators
     from jaxalign import results as results
+    from jaxalign.api import across_subjects as across_subjects
+    from jaxalign.api import correlate as correlate
+    from jaxalign.api import encode as encode
+    from jaxalign.api import partition as partition
+    from jaxalign.api import predict as predict
+    from jaxalign.api import rdm as rdm
+    from jaxalign.api import rsa as rsa
     from jaxalign.compute.correlation import Correlation as Correlation
     from jaxalign.compute.geometry import Rsa as Rsa
     from jaxalign.compute.ridge import Ridge as Ridge
+    from jaxalign.estimators import BandedRidgeCV as BandedRidgeCV
+    from jaxalign.estimators import FractionalRidgeCV as FractionalRidgeCV
+    from jaxalign.estimators import RidgeCV as RidgeCV
     from jaxalign.results import load as load
 
 __version__ = "0.1.0"
@@ -29,6 +40,13 @@ _HOMES = {
     "rsa": "jaxalign.api",
     "encode": "jaxalign.api",
     "correlate": "jaxalign.api",
+    "predict": "jaxalign.api",
+    "across_subjects": "jaxalign.api",
+    "partition": "jaxalign.api",
+    "estimators": "jaxalign.estimators",
+    "RidgeCV": "jaxalign.estimators",
+    "BandedRidgeCV": "jaxalign.estimators",
+    "FractionalRidgeCV": "jaxalign.estimators",
 }
 
 

@@ -216,6 +216,23 @@ class Ridge:
         truth = responses[outer.test] - rotated.average[None, :]
         return truth, predicted, outer, choice
 
+    def held_out(self, state: RidgeState, responses: jax.Array, design: Design) -> tuple[jax.Array, jax.Array]:
+        """Predictions of the test rows of every outer fold, by the weights of its training rows.
+
+        Args:
+            state: of one layer.
+            responses: (n_stimuli, n_targets), near mean 0 and SD 1.
+            design: folds.
+        Returns:
+            (n_outer, n_test, n_targets) in the unit of the responses, and chosen penalties (n_outer, n_targets).
+        """
+
+        def of_outer(parts: tuple[Scaling, Split, Split, jax.Array, Folds, Folds]) -> tuple[jax.Array, jax.Array]:
+            truth, predicted, outer, choice = self._predicted(state.features, parts, responses, design.weights)
+            return predicted + (responses[outer.test] - truth), choice.alpha
+
+        return jax.lax.map(of_outer, _by_outer(state, design))
+
     def _cross_validated(
         self, state: RidgeState, responses: jax.Array, design: Design, null: Null
     ) -> tuple[jax.Array, jax.Array, Choice]:

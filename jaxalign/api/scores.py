@@ -1,18 +1,17 @@
-"""The notebook face of compute/: features and responses in, labelled scores out, in one call."""
+"""Scores in one call: ridge, RSA and correlation of one layer with all targets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
 
-from jaxalign.compute import folds
+from jaxalign.api.checks import all_rows, both, design_of, finite, matrix, width_of
+from jaxalign.api.result import Result
 from jaxalign.compute.correlation import Correlation
 from jaxalign.compute.geometry import Rsa
 from jaxalign.compute.gram import correlation_rdm, n_stimuli_of
@@ -21,37 +20,6 @@ from jaxalign.compute.permute import labellings
 from jaxalign.compute.ridge import Ridge
 from jaxalign.contracts import Design, Features, Metric, Null, Rdms, Responses, Scores
 from jaxalign.errors import DataError
-
-
-@dataclass(frozen=True)
-class Result:
-    """Scores of one layer against all targets.
-
-    Attributes:
-        value: statistic -> scores of the targets' shape; NaN for constant targets.
-        p, p_corrected: the same shapes; corrected by the maximum over all targets of the call.
-        alpha: chosen penalties of the targets' shape, or None.
-        n_permutations: random labellings behind the p values.
-    """
-
-    value: dict[str, np.ndarray]
-    p: dict[str, np.ndarray]
-    p_corrected: dict[str, np.ndarray]
-    alpha: np.ndarray | None
-    n_permutations: int
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per statistic and target, with the target's indices."""
-        parts = []
-        for statistic, values in self.value.items():
-            places = np.indices(values.shape).reshape(values.ndim, -1)
-            part = pd.DataFrame({f"target_{axis}": place for axis, place in enumerate(places)})
-            part.insert(0, "statistic", statistic)
-            part["value"] = values.ravel()
-            part["p"] = self.p[statistic].ravel()
-            part["p_corrected"] = self.p_corrected[statistic].ravel()
-            parts.append(part)
-        return pd.concat(parts, ignore_index=True)
 
 
 def rdm(patterns: Any) -> np.ndarray:
@@ -64,7 +32,7 @@ def rdm(patterns: Any) -> np.ndarray:
     Raises:
         DataError: if it is not a finite matrix of at least 2 columns.
     """
-    values = _matrix(patterns, "patterns")
+    values = matrix(patterns, "patterns")
     if values.shape[1] < 2:
         raise DataError(f"patterns has shape {values.shape}: a correlation RDM needs at least 2 columns.")
     return np.asarray(jax.jit(correlation_rdm)(values, jnp.asarray(values.shape[1], jnp.int32)))
@@ -98,24 +66,10 @@ def encode(
         DataError: if shapes disagree or values are not finite.
     """
     metric = metric or Ridge()
-    x, y, shape = _both(features, responses)
-    try:
-        design = folds.nested(
-            metric.folds,
-            len(x),
-            metric.n_outer,
-            metric.n_inner,
-            seed,
-            is_test=None if test is None else np.asarray(test, bool),
-            groups=None if groups is None else np.asarray(groups),
-            runs=None if runs is None else np.asarray(runs),
-            gap=metric.gap,
-            weights=_weights(weights, len(x)),
-        )
-    except ValueError as error:
-        raise DataError(str(error)) from error
+    x, y, shape = both(features, responses)
+    design = design_of(metric, len(x), seed, test=test, groups=groups, runs=runs, weights=weights)
     n_relabelled = int(design.outer.is_test.sum()) if design.is_fixed_split else len(x)
-    scores = _score(metric, Features(x[None], _width(x)), Responses(y), design, n_relabelled, seed)
+    scores = _score(metric, Features(x[None], width_of(x)), Responses(y), design, n_relabelled, seed)
     return _result(metric, scores, shape)
 
 
@@ -140,7 +94,7 @@ def rsa(features: Any, responses: Any, *, metric: Rsa | None = None, seed: int =
         raise DataError(
             f"features has {n_ours} stimuli and responses has {n_theirs}: both must be ordered by the same stimuli."
         )
-    scores = _score(metric, Rdms(ours), Rdms(theirs), _all_rows(n_ours), n_ours, seed)
+    scores = _score(metric, Rdms(ours), Rdms(theirs), all_rows(n_ours), n_ours, seed)
     shape = theirs.shape[1:] if np.ndim(responses) == 3 else ()
     return _result(metric, scores, shape)
 
@@ -159,9 +113,9 @@ def correlate(feature: Any, responses: Any, *, metric: Correlation | None = None
         DataError: if shapes disagree or values are not finite.
     """
     metric = metric or Correlation()
-    x, y, shape = _both(np.asarray(feature).reshape(-1, 1), responses)
-    left, right = Features(x[None], _width(x)), Responses(y)
-    scores = _score(metric, left, right, _all_rows(len(x)), len(x), seed, is_calibrated=False)
+    x, y, shape = both(np.asarray(feature).reshape(-1, 1), responses)
+    left, right = Features(x[None], width_of(x)), Responses(y)
+    scores = _score(metric, left, right, all_rows(len(x)), len(x), seed, is_calibrated=False)
     return _result(metric, scores, shape)
 
 
@@ -205,46 +159,12 @@ def _result(metric: Metric, scores: Scores, shape: Sequence[int]) -> Result:
     return Result(value, p, corrected, alpha, n_permutations)
 
 
-def _weights(given: Any, n_stimuli: int) -> np.ndarray | None:
-    """Weights of stimuli, checked and scaled to a mean of 1."""
-    if given is None:
-        return None
-    values = _finite(given, "weights")
-    if values.shape != (n_stimuli,) or values.min() < 0 or not values.sum() > 0:
-        raise DataError(
-            f"weights has shape {values.shape} and smallest value {values.min() if values.size else 'none'}: one number from 0 upwards for each of {n_stimuli} stimuli is needed."
-        )
-    return values / values.mean()
-
-
-def _width(values: np.ndarray) -> np.ndarray:
-    return np.array([values.shape[1]], np.int32)
-
-
-def _both(features: Any, responses: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    """Features and flattened responses, checked. -> (n, p), (n, n_targets), trailing shape"""
-    x = _matrix(features, "features")
-    y = _finite(responses, "responses")
-    if y.ndim == 0 or len(x) != len(y):
-        found = len(y) if y.ndim else 0
-        raise DataError(
-            f"features has {len(x)} stimuli and responses has {found}: both must be ordered by the same stimulus ids. "
-            "Responses still split into trials should be averaged per stimulus first."
-        )
-    return x, y.reshape(len(y), -1), y.shape[1:]
-
-
-def _all_rows(n_stimuli: int) -> Design:
-    """A design for metrics that score all stimuli at once; its folds are not used."""
-    return folds.design(np.arange(n_stimuli)[None] % 2 == 0, 2, seed=0)
-
-
 def _dissimilarities(given: Any, name: str) -> tuple[np.ndarray, int]:
     """One side of RSA as RDMs, and its number of stimuli. -> (n_pairs, n_rdms)
 
     One dimension is a given RDM; more are patterns, the last of three being time bins.
     """
-    values = _finite(given, name)
+    values = finite(given, name)
     if values.ndim == 1:
         try:
             return values[:, None], n_stimuli_of(len(values))
@@ -256,21 +176,3 @@ def _dissimilarities(given: Any, name: str) -> tuple[np.ndarray, int]:
         )
     patterns = values[:, :, None] if values.ndim == 2 else values
     return np.stack([rdm(patterns[:, :, place]) for place in range(patterns.shape[2])], axis=1), len(values)
-
-
-def _matrix(given: Any, name: str) -> np.ndarray:
-    values = _finite(given, name)
-    if values.ndim != 2:
-        raise DataError(f"{name} has shape {values.shape}; (n_stimuli, n_features) is needed.")
-    return values
-
-
-def _finite(given: Any, name: str) -> np.ndarray:
-    """A float32 array without NaN or Inf (float64 stays when jax_enable_x64 is on)."""
-    values = np.asarray(given, jax.dtypes.canonicalize_dtype(np.float64))
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        raise DataError(
-            f"{name}: {len(bad)} of {values.size} values are NaN or Inf, first at index {tuple(map(int, bad[0]))}."
-        )
-    return values
