@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxalign.compute import folds
 from jaxalign.compute.gram import n_pairs
+from jaxalign.compute.held_out import ROWS_PER_PRODUCT
 from jaxalign.contracts import Design, MeshConfig, Metric, RdmSet, Recording, RunConfig
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.runtime.inputs import Inputs
@@ -334,18 +335,30 @@ def _bytes(metric: Metric, side: str, inputs: Inputs, width: int, n_fits: int, n
     null = n_labellings * n_fits * len(metric.statistics) * n_cells
     out = {"labellings": 4 * n_labellings * n_rows, "null (scores, z, tested)": 4 * 3 * null}
     if side == "responses":
-        rank = min(n_rows, max(width, 1))
-        splits = getattr(metric, "n_outer", 1) * (getattr(metric, "n_inner", 0) + 1)
-        n_alphas = len(getattr(metric, "alpha_values", ())) or 25
-        out["features"] = 4 * n_fits * n_rows * width
-        out["decompositions"] = 4 * n_fits * splits * 2 * n_rows * rank
-        out["responses"] = 4 * 3 * n_rows * n_targets
-        out["predictions per penalty"] = 4 * 3 * n_alphas * n_rows // max(getattr(metric, "n_inner", 1), 1) * n_targets
+        out |= _ridge_bytes(metric, n_rows, max(width, 1), n_fits, n_targets)
     else:
         pairs = n_pairs(n_rows)
         out["features"] = 4 * n_fits * (n_rows * width + 3 * pairs)
         out["dissimilarities of responses"] = 4 * 5 * pairs * n_targets
     return out
+
+
+def _ridge_bytes(metric: Metric, n_rows: int, width: int, n_fits: int, n_targets: int) -> dict[str, int]:
+    """Bytes of a ridge: splits are kept for all fits of a call, products and predictions for one fold at a time."""
+    n_outer, n_inner = getattr(metric, "n_outer", 1), max(getattr(metric, "n_inner", 1), 1)
+    n_alphas = len(getattr(metric, "alpha_values", ())) or 25
+    rank = min(n_rows, width)
+    side = width if width <= n_rows else n_rows
+    n_test = n_rows if getattr(metric, "choose_by", "folds") != "folds" else -(-n_rows // n_inner)
+    return {
+        "features": 4 * 2 * n_fits * n_rows * width,
+        "decompositions": 4 * n_fits * n_outer * (n_inner + 1) * (side + min(n_test, 2 * rank)) * rank,
+        "Gram matrices": 4 * (n_inner + 4) * side * side,
+        "responses": 4 * 3 * n_rows * n_targets,
+        "products with responses": 4 * (n_inner + 4) * side * n_targets,
+        "predictions": 4 * 3 * max(n_test, min(n_rows, ROWS_PER_PRODUCT)) * n_targets,
+        "criterion per penalty": 4 * 2 * (n_inner + 1) * n_alphas * n_targets,
+    }
 
 
 def _design(metric: Metric, run: RunConfig, inputs: Inputs) -> Design:
