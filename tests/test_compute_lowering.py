@@ -17,10 +17,20 @@ COLLECTIVE = re.compile(
     r"stablehlo\.(all_reduce|all_gather|all_to_all|collective_permute|collective_broadcast|reduce_scatter)"
 )
 N, WIDTH, N_FITS, N_TARGETS, N_CHANNELS = 420, 300, 8, 6, 9
+TALL_WIDTH = 40
+"""So far below the number of stimuli that held-out Gram matrices are the cheaper way to score."""
 N_PAIRS = N * (N - 1) // 2
 CASES = {
     "ridge": ("ridge", {}),
     "ridge_svd": ("ridge", {"solver": "svd"}),
+    "ridge_loo": ("ridge", {"choose_by": "loo"}),
+    "ridge_gcv": ("ridge", {"choose_by": "gcv", "criterion": "neg_mse"}),
+    "ridge_cholesky": ("ridge", {"alphas": "given", "alpha_values": (1.0, 10.0), "solver": "cholesky"}),
+    "ridge_dense": ("ridge", {"alphas": "given", "alpha_values": tuple(np.geomspace(1, 1e4, 200))}),
+    "ridge_refined": ("ridge", {"n_refinements": 5, "criterion": "pearson_r"}),
+    "ridge_tall": ("ridge", {}),
+    "ridge_tall_dense": ("ridge", {"alphas": "given", "alpha_values": tuple(np.geomspace(1, 1e4, 200))}),
+    "ridge_blocks": ("ridge", {"folds": "blocks", "gap": 3}),
     "rsa": ("rsa", {}),
     "rsa_pearson": ("rsa", {"comparator": "pearson"}),
     "rsa_of_rdms": ("rsa", {}),
@@ -40,7 +50,13 @@ def inputs(case):
     if case.startswith("rsa"):
         patterns = Patterns(shaped(N, N_CHANNELS, N_TARGETS))
         return Features(shaped(N_FITS, N, WIDTH), widths), "features", patterns, "patterns"
-    width = 1 if case == "correlation" else WIDTH
+    width = (
+        1
+        if case == "correlation"
+        else TALL_WIDTH
+        if case in ("ridge_tall", "ridge_tall_dense", "ridge_blocks")
+        else WIDTH
+    )
     return Features(shaped(N_FITS, N, width), widths), "features", Responses(shaped(N, N_TARGETS)), "responses"
 
 
@@ -58,6 +74,10 @@ def test_every_step_lowers_and_nothing_crosses_devices(case, platform, is_fixed_
     metric = METRICS[name](**settings)
     is_test = folds.contiguous(N, 5)[:1] if is_fixed_split else folds.contiguous(N, 2)
     design = folds.design(is_test, 2, 0, is_fixed_split=is_fixed_split)
+    if case == "ridge_blocks":
+        given = is_test[0] if is_fixed_split else None
+        design = folds.nested("blocks", N, 2, 2, 0, is_test=given, gap=3, weights=np.ones(N, np.float32))
+        assert design.inner.rest is not None
     n_relabelled = N if case in ("correlation", "rsa_of_rdms") or not is_fixed_split else N // 5
     features, features_layout, responses, responses_layout = inputs(case)
     if case == "rsa_of_rdms" and is_fixed_split:
@@ -71,6 +91,8 @@ def test_every_step_lowers_and_nothing_crosses_devices(case, platform, is_fixed_
     for step, given in zip(steps, (features, responses), strict=True):
         check(step, platform, given, design)
         states.append(jax.eval_shape(step, given, design))
+    if case in ("ridge_tall", "ridge_tall_dense"):
+        assert states[0].inner.gram is not None, "the intended way is taken"
     null = Null(
         shaped(4, n_relabelled, dtype=np.int32),
         shaped(N_TARGETS // 2, 1),

@@ -23,6 +23,18 @@ METRICS = {
     "correlation": Correlation(n_permutations=8),
 }
 
+WAYS = {
+    "tall": Ridge(n_outer=2, n_inner=2, n_permutations=4),
+    "loo": Ridge(n_outer=2, n_inner=2, choose_by="loo", n_permutations=4),
+    "dense": Ridge(
+        n_outer=2, n_inner=2, alphas="given", alpha_values=tuple(np.geomspace(0.1, 1e3, 60)), n_permutations=4
+    ),
+    "cholesky": Ridge(
+        n_outer=2, n_inner=2, alphas="given", alpha_values=(1.0, 30.0), solver="cholesky", n_permutations=4
+    ),
+}
+"""Ways of a ridge that QUICK and the slow rest below do not cover."""
+
 pytestmark = pytest.mark.usefixtures("strict", "devices")
 
 
@@ -128,6 +140,26 @@ def test_any_arrangement_of_devices_gives_the_bytes_of_one(execute, metric, is_s
     assert found[0] == expected[0], "the table"
     assert found[1] == expected[1], "the summary"
     assert found[2] == expected[2], "the units with their maxima"
+
+
+def way_cases():
+    """Every way on every arrangement; every run of the tests has the largest of one way."""
+    for way in WAYS:
+        for shape in ((2, 1), (4, 1), (8, 1), (4, 2)):
+            marks = [] if way == "loo" and shape == (4, 2) else [pytest.mark.slow]
+            yield pytest.param(way, shape, id=f"{way}-{shape[0]}x{shape[1]}", marks=marks)
+
+
+@pytest.mark.parametrize(("way", "shape"), list(way_cases()))
+def test_every_way_of_a_ridge_gives_the_bytes_of_one_device(execute, monkeypatch, way, shape):
+    monkeypatch.setitem(METRICS, "ridge", WAYS[way])
+    inputs = inputs_of()
+    # Layers narrower than folds are scored by held-out Gram matrices; one of 30 units makes splits wide.
+    width = 3 if way in ("tall", "dense") else 30
+    inputs.features[1] = inputs.features[1][:, :width]
+    inputs.fits[1] = Fit("m", "", "1", 0.0, "none", width)
+    expected = execute(inputs, request("ridge", (1, 1)))
+    assert execute(inputs, request("ridge", shape)) == expected
 
 
 def test_given_rdms_on_any_arrangement(execute):

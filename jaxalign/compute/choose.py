@@ -64,6 +64,10 @@ class Choosing:
             raise ValueError(
                 f"conservative choice and refinement need folds, and penalties are chosen by {self.by}: use an inner K-fold."
             )
+        if self.is_conservative and self.n_refinements:
+            raise ValueError(
+                f"conservative choice with n_refinements={self.n_refinements}: a search for the best penalty undoes the choice of a larger one. Use one of them."
+            )
         if self.n_refinements < 0:
             raise ValueError(f"n_refinements={self.n_refinements}: a whole number from 0 upwards is needed.")
 
@@ -120,7 +124,7 @@ def over_folds(
     def of_tall(one: tuple[Split, Folds, Products | None]) -> jax.Array:
         split, fold, test = one
         train = train_products(side, fold, responses, weights, whole, test)
-        rotated = rotate(split, fold, responses, weights, train, is_centred)
+        rotated = rotate(split, fold, responses, weights, train, is_centred, side)
         return use(split, rotated, truth_of(split, fold, responses, weights, rotated.average, test))
 
     return jax.lax.map(of_tall, (parts, folds, held)), whole
@@ -248,7 +252,13 @@ def choose(
         groups, n_groups: see `pick`.
     Returns:
         Choice, Rotated, and (n_inner, n_alphas, n_targets); n_inner is 1 for leave-one-out and gcv.
+    Raises:
+        ValueError: if targets share a penalty and it is refined.
     """
+    if groups is not None and by.n_refinements:
+        raise ValueError(
+            f"n_refinements={by.n_refinements} with {n_groups} groups of targets: refinement is per target, and a group shares its penalty. Use n_refinements=0 and a finer grid."
+        )
     whole = None
     if by.by == "folds":
         judge = partial(criterion, alphas=alphas, name=by.criterion, n_basis=n_basis)

@@ -13,8 +13,9 @@ from jaxalign.compute.stats import dot, mean, scale
 from jaxalign.contracts import Array, Folds
 
 KEPT_VARIANCE = 0.1
-"""A fold's Gram matrix is the whole one minus the held-out part, unless a unit keeps less than this share of its sum of
-squares: then too many digits cancel (float32 loses a factor 10 at most), and the product is taken over the training rows."""
+"""A fold's centred Gram matrix is the whole one minus the held-out part minus the mean's, unless a unit (wide: a stimulus)
+keeps less than this share of its sum of squares: then too many digits cancel (float32 loses a factor 10 at most), and the
+training rows are centred before their product is taken. One stimulus far from all others is enough."""
 
 
 class Scaling(NamedTuple):
@@ -37,6 +38,8 @@ class Split(NamedTuple):
         pull: (r,) sum of held_out over the test rows, beside gram.
         system: "cholesky" only, the (r, r) Gram matrix of training features (tall) or stimuli (wide); held_out is then
             the (n_test, r) test features, or their inner products with the training stimuli.
+        is_lost: () whether sums over the training rows of a tall split must not be taken by difference; None where they
+            are not.
     """
 
     singular: Array = None
@@ -46,6 +49,7 @@ class Split(NamedTuple):
     gram: Array = None
     pull: Array = None
     system: Array = None
+    is_lost: Array = None
 
     @property
     def is_tall(self) -> bool:
@@ -167,7 +171,8 @@ def splits(
 
     def of_fold(one: tuple[Folds, Moments | None]) -> Split:
         fold, test = one
-        return _tall(values, fold, _train_moments(values, fold, whole, test, weights), test, weights, way, by_gram)
+        train, is_lost = _train_part(values, fold, whole, test, weights, way.is_centred)
+        return _tall(values, fold, train, test, weights, way, by_gram)._replace(is_lost=is_lost)
 
     return jax.lax.map(of_fold, (folds, held)), whole
 
@@ -179,7 +184,10 @@ def one_split(
     if not is_tall(fold.train.shape[-1], values.shape[1]):
         gram = dot(values, values.T) if way.solver != "svd" else None
         return _wide(values, gram, fold, weights, way)
-    train = _moments(values, fold.train, fold.is_train, weights) if whole is None else whole
+    if whole is None:
+        train, _ = _train_part(values, fold, None, None, weights, way.is_centred)
+    else:
+        train = _about_mean(whole, way.is_centred)
     return _tall(values, fold, train, None, weights, way, by_gram=False)
 
 
@@ -201,35 +209,58 @@ def _moments(values: jax.Array, index: jax.Array, is_row: jax.Array, weights: ja
     return Moments(weight.sum(), weighted_sum(rows, weight), dot(left.T, rows))
 
 
-def _train_moments(
-    values: jax.Array, fold: Folds, whole: Moments | None, test: Moments | None, weights: jax.Array | None
-) -> Moments:
-    """Sums over the training rows: those over all rows minus the others where that keeps the digits."""
+class Part(NamedTuple):
+    """Training rows of a tall split: their mean, (p,), and Gram matrix about it, (p, p)."""
 
-    def direct() -> Moments:
-        return _moments(values, fold.train, fold.is_train, weights)
+    average: jax.Array
+    gram: jax.Array
+
+
+def _about_mean(sums: Moments, is_centred: bool) -> Part:
+    total = jnp.maximum(sums.weight, jnp.finfo(sums.first.dtype).tiny)
+    average = sums.first / total if is_centred else jnp.zeros_like(sums.first)
+    return Part(average, sums.second - total * average[:, None] * average[None, :])
+
+
+def _train_part(
+    values: jax.Array,
+    fold: Folds,
+    whole: Moments | None,
+    test: Moments | None,
+    weights: jax.Array | None,
+    is_centred: bool,
+) -> tuple[Part, jax.Array | None]:
+    """Mean and Gram matrix of the training rows, by difference where that keeps the digits; and whether it did not."""
+
+    def direct() -> Part:
+        weight = weight_of(weights, fold.train, fold.is_train, values.dtype)
+        rows = take(values, fold.train, fold.is_train)
+        average = jnp.zeros_like(rows[0])
+        if is_centred:
+            average = weighted_sum(rows, weight) / jnp.maximum(weight.sum(), jnp.finfo(values.dtype).tiny)
+        left = jnp.where(fold.is_train[:, None], rows - average[None, :], 0)
+        return Part(average, dot((left * weight[:, None]).T, left))
 
     if whole is None or test is None or not subtracts(fold):
-        return direct()
+        return direct(), None
     kept = whole.minus(test)
     if fold.rest is not None:
         kept = kept.minus(_moments(values, fold.rest, fold.is_rest, weights))
-    before, after = jnp.diagonal(whole.second), jnp.diagonal(kept.second)
-    return jax.lax.cond(jnp.any(after < KEPT_VARIANCE * before), direct, lambda: kept)
+    train = _about_mean(kept, is_centred)
+    is_lost = jnp.any(jnp.diagonal(train.gram) < KEPT_VARIANCE * jnp.diagonal(whole.second))
+    return jax.lax.cond(is_lost, direct, lambda: train), is_lost
 
 
 def _tall(
     values: jax.Array,
     fold: Folds,
-    train: Moments,
+    train: Part,
     test: Moments | None,
     weights: jax.Array | None,
     way: Way,
     by_gram: bool,
 ) -> Split:
-    total = jnp.maximum(train.weight, jnp.finfo(values.dtype).tiny)
-    average = train.first / total if way.is_centred else jnp.zeros_like(train.first)
-    gram = train.second - total * average[:, None] * average[None, :]
+    average, gram = train
     rows = jnp.where(fold.is_test[:, None], values[fold.test] - average[None, :], 0)
     if way.solver == "cholesky":
         return Split(average=average, held_out=rows, system=gram)
@@ -267,20 +298,40 @@ def _wide(values: jax.Array, gram: jax.Array | None, fold: Folds, weights: jax.A
         test = jnp.where(fold.is_test[:, None], values[fold.test] - average[None, :], 0)
         return Split(factors.singular, factors.left, held_out=dot(test, factors.right))
     assert gram is not None
-    own, other = gram[fold.train][:, fold.train], gram[fold.test][:, fold.train]
-    if way.is_centred:
-        pull = dot(own, share[:, None])[:, 0]
-        level = jnp.sum(pull * share)
-        other = other - dot(other, share[:, None]) - (pull - level)[None, :]
-        own = own - pull[:, None] - (pull - level)[None, :]
-    own = own * root[:, None] * root[None, :]
-    other = jnp.where(fold.is_test[:, None], other * root[None, :], 0)
+    own, other = _wide_products(values, gram, fold, weight, way.is_centred)
+    # What a row of weight 0 holds must not matter, not even by overflow.
+    own = jnp.where((root[:, None] > 0) & (root[None, :] > 0), own * root[:, None] * root[None, :], 0)
+    other = jnp.where(fold.is_test[:, None] & (root[None, :] > 0), other * root[None, :], 0)
     if way.solver == "cholesky":
         # A padded or left-out row is all zero: 1 on the diagonal keeps the factorisation defined for alpha = 0.
         return Split(held_out=other, system=own + jnp.diag((weight == 0).astype(values.dtype)))
     singular, left = from_gram(own, max(fold.train.shape[-1], values.shape[1]), way.platform)
     inverse = jnp.where(singular > 0, 1 / jnp.where(singular > 0, singular, 1), singular)
     return Split(singular, left, held_out=dot(other, left) * inverse[None, :])
+
+
+def _wide_products(
+    values: jax.Array, gram: jax.Array, fold: Folds, weight: jax.Array, is_centred: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Inner products of training rows with themselves and with test rows. -> (n_train, n_train), (n_test, n_train)"""
+    own, other = gram[fold.train][:, fold.train], gram[fold.test][:, fold.train]
+    if not is_centred:
+        return own, other
+    share = weight / jnp.maximum(weight.sum(), jnp.finfo(values.dtype).tiny)
+    pull = dot(own, share[:, None])[:, 0]
+    level = jnp.sum(pull * share)
+    centred = own - pull[:, None] - (pull - level)[None, :]
+
+    def direct() -> tuple[jax.Array, jax.Array]:
+        average = weighted_sum(values[fold.train], share)
+        rows = jnp.where((weight > 0)[:, None], values[fold.train] - average[None, :], 0)
+        return dot(rows, rows.T), dot(values[fold.test] - average[None, :], rows.T)
+
+    def by_difference() -> tuple[jax.Array, jax.Array]:
+        return centred, other - dot(other, share[:, None]) - (pull - level)[None, :]
+
+    is_lost = jnp.any((jnp.diagonal(centred) < KEPT_VARIANCE * jnp.diagonal(own)) & (weight > 0))
+    return jax.lax.cond(is_lost, direct, by_difference)
 
 
 def decomposed(

@@ -21,6 +21,7 @@ from jaxalign.compute.decompose import (
     weight_of,
 )
 from jaxalign.compute.held_out import Products, Rotated, Side, products, rotate
+from jaxalign.compute.linalg import cholesky
 from jaxalign.compute.stats import dot
 from jaxalign.contracts import Array, Folds
 
@@ -29,7 +30,7 @@ class FitState(NamedTuple):
     """Features of one fit, decomposed for choosing penalties and for the weights.
 
     Attributes:
-        features: (n, p) as given.
+        features: (n, p) as given, 0 in rows of weight 0.
         scaling: shift and spread over all rows of weight above 0.
         split: decomposition of all rows.
         parts: decompositions of the folds, or of all rows with themselves as test rows; None for given penalties.
@@ -63,8 +64,18 @@ def whole(n_rows: int) -> Folds:
     return Folds(index, index >= 0, index[:1], index[:1] < 0)
 
 
+def used(values: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """Values with rows of weight 0 made 0, so that nothing in them can matter. (n, m), (n,) -> (n, m)"""
+    return values if weights is None else jnp.where((weights > 0)[:, None], values, 0)
+
+
 def fit_state(
-    features: jax.Array, folds: Folds | None, weights: jax.Array | None, by: Choosing | None, way: Way, n_alphas: int = 1
+    features: jax.Array,
+    folds: Folds | None,
+    weights: jax.Array | None,
+    by: Choosing | None,
+    way: Way,
+    n_alphas: int = 1,
 ) -> FitState:
     """Decompose features once; every tile of targets is then fitted from it.
 
@@ -76,6 +87,7 @@ def fit_state(
         way: how to decompose.
         n_alphas: candidates.
     """
+    features = used(features, weights)
     outer = whole(features.shape[0])
     if by is None:
         scale_by = scaling(features, outer.train, outer.is_train, weights, way.is_centred, way.is_zscored)
@@ -104,7 +116,7 @@ def fit_chosen(
 
     Args:
         state: of the features, with the same folds, weights and way.
-        responses: (n, n_targets), any unit; rows of weight 0 are not used but must be finite.
+        responses: (n, n_targets), any unit; rows of weight 0 are not used, whatever they hold.
         folds, weights: as given to `fit_state`.
         alphas: (n_alphas,) candidates.
         by: how to choose.
@@ -112,6 +124,7 @@ def fit_chosen(
         is_centred: fit an intercept.
         groups, n_groups: targets that share a penalty, see choose.pick.
     """
+    responses = used(responses, weights)
     outer = whole(responses.shape[0])
     side = Side(state.features, state.scaling, (outer.train, outer.is_train))
     choice, rotated, judged = choose(
@@ -136,6 +149,7 @@ def fit_given(
     state: FitState, responses: jax.Array, weights: jax.Array | None, alpha: jax.Array, *, is_centred: bool = True
 ) -> Fitted:
     """Fit weights with one given penalty per target, (n_targets,)."""
+    responses = used(responses, weights)
     outer = whole(responses.shape[0])
     side = Side(state.features, state.scaling, (outer.train, outer.is_train))
     train: Products | None = None
@@ -181,10 +195,9 @@ def weights_of(
 
 def _solved(split: Split, rotated: Rotated, choice: Choice, alphas: jax.Array) -> jax.Array:
     """Solutions of (Gram + alpha) w = right side, each target with its own penalty. -> (r, n_targets)"""
-    eye = jnp.eye(split.system.shape[0], dtype=split.system.dtype)
 
     def add(place: jax.Array, so_far: jax.Array) -> jax.Array:
-        factor = jax.lax.linalg.cholesky(split.system + alphas[place] * eye, symmetrize_input=False)
+        factor = cholesky(split.system, alphas[place])
         with jax.default_matmul_precision("highest"):
             solution = jax.scipy.linalg.cho_solve((factor, True), rotated.values)
         return jnp.where((choice.place == place)[None, :], solution, so_far)

@@ -111,7 +111,7 @@ def indexed(is_train: np.ndarray, is_test: np.ndarray, base: np.ndarray | None =
 def from_pairs(pairs: Iterable[tuple[Any, Any]], n_rows: int) -> Folds:
     """Folds from (training rows, test rows) as scikit-learn's splitters yield them, as indices or masks.
 
-    Training rows may repeat (a bootstrap sample); then the repeated rows weigh more.
+    Rows may repeat (a bootstrap sample); then the repeated rows weigh more.
 
     Raises:
         ValueError: if there is no fold, or a fold is empty, holds rows that are not there, or tests a training row.
@@ -127,7 +127,7 @@ def from_pairs(pairs: Iterable[tuple[Any, Any]], n_rows: int) -> Folds:
             raise ValueError(
                 f"Fold {place} tests {len(both)} of its training rows, first row {both[0]}: training and test rows must be disjoint."
             )
-    if any(len(np.unique(train)) < len(train) for train, _ in found):
+    if any(len(np.unique(rows)) < len(rows) for pair in found for rows in pair):
         return Folds(*_stacked([train for train, _ in found]), *_stacked([test for _, test in found]))
     masks = np.zeros((2, len(found), n_rows), bool)
     for place, pair in enumerate(found):
@@ -149,7 +149,7 @@ def of_cv(cv: Any, n_rows: int, groups: np.ndarray | None = None) -> Folds:
     if isinstance(cv, (int, np.integer)) and not isinstance(cv, bool):
         is_test = contiguous(n_rows, int(cv)) if groups is None else _whole_groups(groups, int(cv))
         return indexed(~is_test, is_test)
-    if hasattr(cv, "split"):
+    if hasattr(cv, "split") and not isinstance(cv, str):
         return from_pairs(cv.split(np.zeros((n_rows, 1)), None, groups), n_rows)
     if isinstance(cv, Iterable) and not isinstance(cv, str):
         return from_pairs(cv, n_rows)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxalign.compute.decompose import Scaling, Split, scaled, take, weight_of, weighted_sum
-from jaxalign.compute.linalg import filter_basis, shrinkage
+from jaxalign.compute.linalg import cholesky, filter_basis, shrinkage
 from jaxalign.compute.stats import dot, is_constant
 from jaxalign.contracts import Array, Folds
 
@@ -90,13 +91,20 @@ def rotate(
     weights: jax.Array | None,
     train: Products | None,
     is_centred: bool,
+    side: Side | None = None,
 ) -> Rotated:
-    """Training responses in the basis of a split; `train` are the products of its training rows when it is tall."""
+    """Training responses in the basis of a split; `train` are the products of its training rows when it is tall.
+
+    With `side`, products are taken again over centred rows where the split says that differences have lost the digits.
+    """
     if train is not None:
         assert split.average is not None
         total = jnp.maximum(train.weight, jnp.finfo(responses.dtype).tiny)
         average = train.first / total if is_centred else jnp.zeros_like(train.first)
-        cross = train.cross - split.average[:, None] * (train.first if is_centred else 0 * train.first)[None, :]
+        cross = train.cross - split.average[:, None] * train.first[None, :]
+        if side is not None and split.is_lost is not None:
+            again = partial(_centred_cross, split, side, fold, responses, weights)
+            cross = jax.lax.cond(split.is_lost, again, lambda: cross)
         return Rotated(cross if split.rotation is None else dot(split.rotation.T, cross), average)
     weight = weight_of(weights, fold.train, fold.is_train, responses.dtype)
     rows = take(responses, fold.train, fold.is_train)
@@ -104,6 +112,14 @@ def rotate(
     average = weighted_sum(rows, weight) / total if is_centred else jnp.zeros_like(rows[0])
     centred = (rows - average[None, :]) * jnp.sqrt(weight)[:, None]
     return Rotated(centred if split.rotation is None else dot(split.rotation.T, centred), average)
+
+
+def _centred_cross(split: Split, side: Side, fold: Folds, responses: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """Products of centred training features with responses. -> (p, n_targets)"""
+    assert split.average is not None and side.values is not None
+    weight = weight_of(weights, fold.train, fold.is_train, responses.dtype)
+    rows = scaled(side.values[fold.train], side.by) - split.average[None, :]
+    return dot(jnp.where((weight > 0)[:, None], rows * weight[:, None], 0).T, responses[fold.train])
 
 
 def train_products(
@@ -200,8 +216,7 @@ def predict(split: Split, rotated: Rotated, alpha: jax.Array, place: jax.Array, 
 
 def _solved(split: Split, rotated: Rotated, alpha: jax.Array) -> jax.Array:
     """Predictions of the test rows by a Cholesky solve. -> (n_test, n_targets)"""
-    eye = jnp.eye(split.system.shape[0], dtype=split.system.dtype)
-    factor = jax.lax.linalg.cholesky(split.system + alpha * eye, symmetrize_input=False)
+    factor = cholesky(split.system, alpha)
     with jax.default_matmul_precision("highest"):
         weights = jax.scipy.linalg.cho_solve((factor, True), rotated.values)
     return dot(split.held_out, weights)
@@ -339,7 +354,8 @@ def _judged_sums(cross: jax.Array, square: jax.Array, first: jax.Array, truth: T
 def _named(residual: jax.Array, truth: Truth, name: str) -> jax.Array:
     """The criterion from residual sums of squares. (n, n_targets) -> (n, n_targets)"""
     if name == "neg_mse":
-        return -residual / jnp.maximum(truth.weight.sum(), jnp.finfo(residual.dtype).tiny)
+        total = truth.weight.sum()
+        return -residual / jnp.where(total > 0, total, jnp.nan)
     return 1 - residual / truth.spread[None, :]
 
 
