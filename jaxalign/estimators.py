@@ -18,7 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_array, check_is
 from jaxalign.compute import banded, fractional
 from jaxalign.compute.choose import Choice, Choosing, pick
 from jaxalign.compute.decompose import Split, Way
-from jaxalign.compute.fit import FitState, fit_chosen, fit_given, fit_state
+from jaxalign.compute.fit import FitState, fit_chosen, fit_given, fit_state, parts_state
 from jaxalign.compute.folds import of_cv
 from jaxalign.compute.linalg import SOLVERS, basis_size, resolve
 from jaxalign.compute.ridge import AUTO_ALPHAS, automatic_alphas
@@ -59,6 +59,7 @@ class AlphaEdgeWarning(UserWarning):
 # Compiled once for each shape and setting.
 
 _state = jax.jit(fit_state, static_argnums=(3, 4, 5))
+_parts = jax.jit(parts_state, static_argnums=(3, 4))
 _chosen = jax.jit(fit_chosen, static_argnames=("by", "n_basis", "is_centred", "n_groups"))
 _given = jax.jit(fit_given, static_argnames=("is_centred",))
 _choose_fraction = jax.jit(
@@ -281,19 +282,23 @@ class _Decomposed(NamedTuple):
 def _decomposed(
     data: _Data, folds: Folds | None, weights: np.ndarray | None, by: Choosing | None, way: Way, n_alphas: int
 ) -> _Decomposed:
-    """Decompose in double precision, also for float32: a Gram matrix holds squares, hence half of the digits.
+    """Decompose all rows in double precision, also for float32: a Gram matrix holds squares, hence half of the digits.
 
-    What grows with the targets stays in float32, but for the weights of a wide fit, which are sums over rows that cancel.
-    A TPU has no double precision: there all is in float32.
+    Folds that only choose a penalty stay in float32, and so does what grows with the targets, but for the weights of a
+    wide fit, which are sums over rows that cancel. A TPU has no double precision: there all is in float32.
     """
     if data.dtype == np.float64 or way.platform == "tpu":
         return _Decomposed(_state(data.features, folds, weights, by, way, n_alphas), None)
+    alone = by if folds is None else None
     with jax.enable_x64(True):
-        weights = None if weights is None else weights.astype(np.float64)
-        double = _state(data.features.astype(np.float64), folds, weights, by, way, n_alphas)
+        exact = None if weights is None else weights.astype(np.float64)
+        double = _state(data.features.astype(np.float64), None, exact, alone, way, n_alphas)
         single = jax.tree.map(lambda leaf: leaf.astype(data.dtype), double._replace(features=None))
-        single = single._replace(split=_cut(single.split, data))
-        single = single._replace(features=data.features, parts=None if by is None else _cut(single.parts, data))
+        single = single._replace(split=_cut(single.split, data), features=data.features)
+        single = single._replace(parts=None if alone is None else _cut(single.parts, data))
+    if folds is not None:
+        by_rows, parts = _parts(data.features, folds, weights, way, n_alphas)
+        single = single._replace(scaling=by_rows, parts=parts)
     needs_double = not double.split.is_tall or way.solver == "cholesky"
     return _Decomposed(single, double if needs_double else None)
 
@@ -327,10 +332,10 @@ def _penalties(given: Any, name: str) -> np.ndarray:
     return values
 
 
-def _automatic(singular: Any) -> np.ndarray:
-    """The automatic grid in double precision. (r,) -> (n_alphas,)"""
+def _automatic(singular: Any, noise: Any = 0.0) -> np.ndarray:
+    """The automatic grid in double precision. (r,), () -> (n_alphas,)"""
     with jax.enable_x64(True):
-        return np.asarray(automatic_alphas(jnp.asarray(np.asarray(singular, np.float64))))
+        return np.asarray(automatic_alphas(jnp.asarray(singular, jnp.float64), jnp.asarray(noise, jnp.float64)))
 
 
 def _cutoff(data: _Data) -> float:
@@ -849,10 +854,10 @@ class RidgeCV(_Linear):
         """The grid of all rows, whatever targets miss."""
         patterns = data.patterns()
         if len(patterns) == 1 and patterns[0].weights is data.weights:
-            singular = self._state_of(data, plan, patterns[0], plan.folds, 0, states).state.split.singular
+            split = self._state_of(data, plan, patterns[0], plan.folds, 0, states).state.split
         else:
-            singular = _decomposed(data, None, data.weights, None, plan.way, 1).state.split.singular
-        return _automatic(np.nan_to_num(np.asarray(singular)))
+            split = _decomposed(data, None, data.weights, None, plan.way, 1).state.split
+        return _automatic(np.nan_to_num(np.asarray(split.singular)), np.nan_to_num(np.asarray(split.noise)))
 
     def _state_of(
         self, data: _Data, plan: _Plan, rows: _Rows, folds: Folds | None, place: int, states: dict[int, _Decomposed]
@@ -1153,7 +1158,8 @@ class BandedRidgeCV(_Linear):
                 if self.alphas != "auto":
                     raise ValueError(f"alphas={self.alphas!r}: write auto, or give penalties.")
                 way = Way(data.is_centred, False, "eigh", _platform())
-                self.alphas_ = _automatic(_state(data.features, None, None, None, way, 1).split.singular)
+                split = _state(data.features, None, None, None, way, 1).split
+                self.alphas_ = _automatic(split.singular, split.noise)
             else:
                 self.alphas_ = np.atleast_1d(_penalties(self.alphas, "alphas")).ravel()
             size = self._batch(data) if self.alpha_per_target else data.n_targets

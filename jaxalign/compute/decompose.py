@@ -29,7 +29,7 @@ class Split(NamedTuple):
     """One train/test split of one fit, in the basis where every penalty is diagonal; r = min(n_train, p).
 
     Attributes:
-        singular: (r,) singular values of the centred training features, 0 below the rank cut-off; None for "cholesky".
+        singular: (r,) singular values of the centred training features; None for "cholesky".
         rotation: turns training responses into that basis. Tall (p <= n_train): (p, r), right singular vectors over
             singular values, for cross-products with the features. Wide: (n_train, r), left singular vectors.
         average: tall, (p,) mean of the scaled training features; wide, None.
@@ -38,6 +38,7 @@ class Split(NamedTuple):
         pull: (r,) sum of held_out over the test rows, beside gram.
         system: "cholesky" only, the (r, r) Gram matrix of training features (tall) or stimuli (wide); held_out is then
             the (n_test, r) test features, or their inner products with the training stimuli.
+        noise: () squared singular value up to which a direction cannot be told from rounding (linalg.from_gram); 0 by svd.
         is_lost: () whether sums over the training rows of a tall split must not be taken by difference; None where they
             are not.
     """
@@ -50,6 +51,7 @@ class Split(NamedTuple):
     pull: Array = None
     system: Array = None
     is_lost: Array = None
+    noise: Array = None
 
     @property
     def is_tall(self) -> bool:
@@ -268,13 +270,12 @@ def _tall(
         weight = weight_of(weights, fold.train, fold.is_train, values.dtype)
         centred = jnp.where(fold.is_train[:, None], values[fold.train] - average[None, :], 0)
         factors = factorise(centred * jnp.sqrt(weight)[:, None], solver="svd", platform=way.platform)
-        singular, right = factors.singular, factors.right
+        singular, right, noise = factors.singular, factors.right, jnp.zeros((), values.dtype)
     else:
-        n_train = fold.train.shape[-1]
-        singular, right = from_gram(gram, max(n_train, values.shape[1]), way.platform)
+        singular, right, noise = from_gram(gram, way.platform)
     rotation = right * jnp.where(singular > 0, 1 / jnp.where(singular > 0, singular, 1), singular)[None, :]
     if not by_gram:
-        return Split(singular, rotation, average, held_out=dot(rows, right))
+        return Split(singular, rotation, average, held_out=dot(rows, right), noise=noise)
     assert test is not None
     pull = test.first - test.weight * average
     centred = (
@@ -283,7 +284,8 @@ def _tall(
         - test.first[:, None] * average[None, :]
         + test.weight * average[:, None] * average[None, :]
     )
-    return Split(singular, rotation, average, gram=dot(right.T, dot(centred, right)), pull=dot(pull[None, :], right)[0])
+    gram, pull = dot(right.T, dot(centred, right)), dot(pull[None, :], right)[0]
+    return Split(singular, rotation, average, gram=gram, pull=pull, noise=noise)
 
 
 def _wide(values: jax.Array, gram: jax.Array | None, fold: Folds, weights: jax.Array | None, way: Way) -> Split:
@@ -296,7 +298,8 @@ def _wide(values: jax.Array, gram: jax.Array | None, fold: Folds, weights: jax.A
             (values[fold.train] - average[None, :]) * root[:, None], solver="svd", platform=way.platform
         )
         test = jnp.where(fold.is_test[:, None], values[fold.test] - average[None, :], 0)
-        return Split(factors.singular, factors.left, held_out=dot(test, factors.right))
+        noise = jnp.zeros((), values.dtype)
+        return Split(factors.singular, factors.left, held_out=dot(test, factors.right), noise=noise)
     assert gram is not None
     own, other = _wide_products(values, gram, fold, weight, way.is_centred)
     # What a row of weight 0 holds must not matter, not even by overflow.
@@ -305,9 +308,9 @@ def _wide(values: jax.Array, gram: jax.Array | None, fold: Folds, weights: jax.A
     if way.solver == "cholesky":
         # A padded or left-out row is all zero: 1 on the diagonal keeps the factorisation defined for alpha = 0.
         return Split(held_out=other, system=own + jnp.diag((weight == 0).astype(values.dtype)))
-    singular, left = from_gram(own, max(fold.train.shape[-1], values.shape[1]), way.platform)
+    singular, left, noise = from_gram(own, way.platform)
     inverse = jnp.where(singular > 0, 1 / jnp.where(singular > 0, singular, 1), singular)
-    return Split(singular, left, held_out=dot(other, left) * inverse[None, :])
+    return Split(singular, left, held_out=dot(other, left) * inverse[None, :], noise=noise)
 
 
 def _wide_products(

@@ -18,10 +18,11 @@ from jaxalign.compute.decompose import (
     one_split,
     scaled,
     scaling,
+    splits,
     weight_of,
 )
 from jaxalign.compute.held_out import Products, Rotated, Side, products, rotate
-from jaxalign.compute.linalg import cholesky
+from jaxalign.compute.linalg import cholesky, shrinkage
 from jaxalign.compute.stats import dot
 from jaxalign.contracts import Array, Folds
 
@@ -97,6 +98,17 @@ def fit_state(
     else:
         scale_by, parts, split = decomposed(features, outer, folds, weights, way, n_alphas)
     return FitState(features, scale_by, split, parts)
+
+
+def parts_state(
+    features: jax.Array, folds: Folds, weights: jax.Array | None, way: Way, n_alphas: int
+) -> tuple[Scaling, Split]:
+    """The part of `fit_state` that chooses by folds: scaling over all rows, and the decompositions of the folds."""
+    features = used(features, weights)
+    outer = whole(features.shape[0])
+    base = outer.train, outer.is_train
+    by = scaling(features, *base, weights, way.is_centred, way.is_zscored)
+    return by, splits(scaled(features, by), folds, base, weights, way, n_alphas)[0]
 
 
 def fit_chosen(
@@ -176,12 +188,9 @@ def weights_of(
     if split.system is not None:
         inside = _solved(split, rotated, choice, alphas)
     else:
-        squared = split.singular**2
-        total = jnp.where(squared > 0, squared, 1)[:, None] + choice.alpha[None, :]
-        # 0 * squared keeps the NaN of a failed decomposition visible.
-        filters = jnp.where(squared[:, None] > 0, squared[:, None] / total, 0 * squared[:, None])
-        if not split.is_tall:
-            filters = filters * jnp.where(squared > 0, 1 / jnp.where(squared > 0, squared, 1), 0)[:, None]
+        shrunk = shrinkage(split.singular, choice.alpha, split.noise).T
+        safe = jnp.where(split.singular > 0, split.singular, 1)[:, None]
+        filters = shrunk * split.singular[:, None] if split.is_tall else shrunk / safe
         inside = dot(split.rotation, filters * rotated.values)
     if not split.is_tall:
         n = inside.shape[0]

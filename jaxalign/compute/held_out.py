@@ -181,9 +181,7 @@ def criterion(
         (n_alphas, n_targets); NaN for a target that is constant over the test rows (r2 and r).
     """
     if split.system is not None:
-        return jax.lax.map(
-            lambda alpha: _judged_predictions(_solved(split, rotated, alpha)[None], truth, name)[0], alphas
-        )
+        return jax.lax.map(lambda alpha: _judged_predictions(_solved(split, rotated, alpha), truth, name)[0], alphas)
     n_basis = min(n_basis, split.singular.shape[0])
     given = split, rotated, truth, alphas, name
     if split.gram is not None:
@@ -193,9 +191,9 @@ def criterion(
 
 def at_own_alpha(split: Split, rotated: Rotated, truth: Truth, alpha: jax.Array, name: str) -> jax.Array:
     """The criterion with one penalty for each target. (n_targets,) -> (n_targets,)"""
-    own = shrinkage(split.singular, alpha).T * rotated.values
+    own = shrinkage(split.singular, alpha, split.noise).T * rotated.values
     if split.gram is None:
-        return _judged_predictions(dot(split.held_out, own)[None], truth, name)[0]
+        return _judged_predictions(dot(split.held_out, own), truth, name)[0]
     return _judged_sums(*_sums(own, dot(split.gram, own), split, truth), truth, name)[0]
 
 
@@ -205,7 +203,7 @@ def predict(split: Split, rotated: Rotated, alpha: jax.Array, place: jax.Array, 
     `alpha` are the penalties, `place` where in `alphas` they are: a Cholesky solver goes through the candidates.
     """
     if split.system is None:
-        return dot(split.held_out, shrinkage(split.singular, alpha).T * rotated.values)
+        return dot(split.held_out, shrinkage(split.singular, alpha, split.noise).T * rotated.values)
 
     def add(index: jax.Array, so_far: jax.Array) -> jax.Array:
         return jnp.where((place == index)[None, :], _solved(split, rotated, alphas[index]), so_far)
@@ -230,15 +228,13 @@ def _chunks(alphas: jax.Array, size: int) -> jax.Array:
 
 
 def _by_predictions(split: Split, rotated: Rotated, truth: Truth, alphas: jax.Array, name: str) -> jax.Array:
-    n_test, n_targets = truth.values.shape
-    size = min(alphas.shape[0], max(1, ROWS_PER_PRODUCT // n_test))
+    size = min(alphas.shape[0], max(1, ROWS_PER_PRODUCT // truth.values.shape[0]))
 
     def of_some(some: jax.Array) -> jax.Array:
-        held_out = split.held_out[None] * shrinkage(split.singular, some)[:, None, :]
-        predicted = dot(held_out.reshape(-1, held_out.shape[2]), rotated.values)
-        return _judged_predictions(predicted.reshape(-1, n_test, n_targets), truth, name)
+        held_out = split.held_out[None] * shrinkage(split.singular, some, split.noise)[:, None, :]
+        return _judged_predictions(dot(held_out.reshape(-1, held_out.shape[2]), rotated.values), truth, name)
 
-    return jax.lax.map(of_some, _chunks(alphas, size)).reshape(-1, n_targets)[: alphas.shape[0]]
+    return jax.lax.map(of_some, _chunks(alphas, size)).reshape(-1, truth.values.shape[1])[: alphas.shape[0]]
 
 
 def _by_gram(split: Split, rotated: Rotated, truth: Truth, alphas: jax.Array, name: str) -> jax.Array:
@@ -246,7 +242,7 @@ def _by_gram(split: Split, rotated: Rotated, truth: Truth, alphas: jax.Array, na
         own = row[:, None] * rotated.values
         return _judged_sums(*_sums(own, dot(split.gram, own), split, truth), truth, name)[0]
 
-    return jax.lax.map(of_filter, shrinkage(split.singular, alphas))
+    return jax.lax.map(of_filter, shrinkage(split.singular, alphas, split.noise))
 
 
 def _over_basis(
@@ -265,8 +261,9 @@ def _over_basis(
         add: (sums so far, row number, (n_alphas, n_targets) products of that row) -> sums.
         start: sums of no row.
     """
-    basis, share = filter_basis(split.singular, alphas, n_basis)
-    basis = _over(basis, split.singular)
+    singular = _certain(split, alphas)
+    basis, share = filter_basis(singular, alphas, n_basis)
+    basis = _over(basis, singular)
     n_targets = rotated.values.shape[1]
     filtered = (basis.T[:, :, None] * rotated.values[:, None, :]).reshape(-1, n_basis * n_targets)
 
@@ -315,7 +312,7 @@ def _dense_by_gram(
     split: Split, rotated: Rotated, truth: Truth, alphas: jax.Array, name: str, n_basis: int
 ) -> jax.Array:
     """As `_by_gram`, for so many penalties that a few filters span theirs."""
-    shrunk = shrinkage(split.singular, alphas)
+    shrunk = shrinkage(_certain(split, alphas), alphas)
 
     def add(so_far: jax.Array, row: jax.Array, product: jax.Array) -> jax.Array:
         return so_far + shrunk[:, row][:, None] * rotated.values[row][None, :] * product
@@ -327,6 +324,12 @@ def _dense_by_gram(
     return _judged_sums(cross, square, first, truth, name)
 
 
+def _certain(split: Split, alphas: jax.Array) -> jax.Array:
+    """Singular values without those that are noise to the smallest penalty: a filter must be smooth in alpha. -> (r,)"""
+    is_noise = (split.singular**2 <= split.noise) & (jnp.min(alphas) <= split.noise)
+    return jnp.where(is_noise, 0, split.singular)
+
+
 def _over(basis: jax.Array, singular: jax.Array) -> jax.Array:
     """Filters as factors of rotated responses: divided by the singular value, 0 in dropped directions."""
     return jnp.where(singular > 0, basis / jnp.where(singular > 0, singular, 1)[None, :], 0 * singular[None, :])
@@ -334,11 +337,8 @@ def _over(basis: jax.Array, singular: jax.Array) -> jax.Array:
 
 def _sums(own: jax.Array, product: jax.Array, split: Split, truth: Truth) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sums over the test rows of prediction x truth, prediction squared, and prediction. -> (1, n_targets) each"""
-    return (
-        jnp.sum(truth.cross * own, axis=0)[None],
-        jnp.sum(own * product, axis=0)[None],
-        jnp.sum(split.pull[:, None] * own, axis=0)[None],
-    )
+    ones = jnp.ones((1, own.shape[0]), own.dtype)
+    return dot(ones, truth.cross * own), dot(ones, own * product), dot(split.pull[None, :], own)
 
 
 def _judged_sums(cross: jax.Array, square: jax.Array, first: jax.Array, truth: Truth, name: str) -> jax.Array:
@@ -366,14 +366,16 @@ def _correlation(product: jax.Array, spread: jax.Array, is_flat: jax.Array, trut
 
 
 def _judged_predictions(predicted: jax.Array, truth: Truth, name: str) -> jax.Array:
-    """The criterion from predictions. (n, n_test, n_targets) -> (n, n_targets)"""
-    weight = truth.weight[None, :, None]
-    total = jnp.maximum(truth.weight.sum(), jnp.finfo(predicted.dtype).tiny)
+    """The criterion from predictions by several penalties, one below the other. (n * n_test, n_targets) -> (n, n_targets)"""
+    n = predicted.shape[0] // truth.values.shape[0]
+    values = jnp.tile(truth.values, (n, 1))
+    # Sums over rows as products: a sum that XLA fuses into the product before it runs on one thread of a CPU.
+    summing = jnp.kron(jnp.eye(n, dtype=predicted.dtype), truth.weight[None, :])
     if name != "pearson_r":
-        return _named(jnp.sum(weight * (truth.values[None] - predicted) ** 2, axis=1), truth, name)
-    first = jnp.sum(weight * predicted, axis=1)
-    centred = predicted - (first / total)[:, None, :]
-    spread = jnp.sum(weight * centred**2, axis=1)
-    product = jnp.sum(weight * centred * truth.values[None], axis=1)
+        return _named(dot(summing, (values - predicted) ** 2), truth, name)
+    total = jnp.maximum(truth.weight.sum(), jnp.finfo(predicted.dtype).tiny)
+    first = dot(summing, predicted)
+    centred = predicted - jnp.repeat(first / total, truth.values.shape[0], axis=0)
+    spread, product = dot(summing, centred**2), dot(summing, centred * values)
     is_flat = spread <= 8 * jnp.finfo(predicted.dtype).eps * (spread + first**2 / total)
     return _correlation(product, spread, is_flat, truth)

@@ -172,17 +172,16 @@ class Ridge:
                 by, parts, split = decomposed(values, outer, inner, design.weights, way, n_alphas)
             else:
                 by, parts, split = decomposed_with_itself(values, outer, design.weights, way)
-            return by, split, parts, self._grid(split.singular, values.dtype)
+            return by, split, parts, self._grid(split, values.dtype)
 
         by, split, parts, alphas = jax.lax.map(of_outer, (design.outer, design.inner))
         return RidgeState(values if split.is_tall or parts.is_tall else None, by, split, parts, alphas)
 
-    def _grid(self, singular: jax.Array | None, dtype: jnp.dtype) -> jax.Array:
+    def _grid(self, split: Split, dtype: jnp.dtype) -> jax.Array:
         """Candidate penalties for one outer fold. -> (n_alphas,)"""
         if self.alphas == "given":
             return jnp.asarray(self.alpha_values, dtype)
-        assert singular is not None
-        return automatic_alphas(singular)
+        return automatic_alphas(split.singular, split.noise)
 
     def _basis(self, dtype: jnp.dtype) -> int:
         if self.alphas == "given":
@@ -258,9 +257,14 @@ def _by_outer(state: RidgeState, design: Design) -> tuple[Scaling, Split, Split,
     return state.scaling, state.outer, state.inner, state.alphas, design.outer, design.inner
 
 
-def automatic_alphas(singular: jax.Array, ends: tuple[float, float, int] = AUTO_ALPHAS) -> jax.Array:
-    """Candidates relative to the mean nonzero eigenvalue of the training Gram matrix. (r,) -> (n_alphas,)"""
-    squared = singular**2
+def automatic_alphas(
+    singular: jax.Array, noise: jax.Array | float = 0.0, ends: tuple[float, float, int] = AUTO_ALPHAS
+) -> jax.Array:
+    """Candidates relative to the mean nonzero eigenvalue of the training Gram matrix. (r,) -> (n_alphas,)
+
+    Squared singular values up to `noise` count as 0.
+    """
+    squared = jnp.where(singular**2 <= noise, 0, singular**2)
     average = jnp.sum(squared) / jnp.maximum(jnp.sum(squared > 0), 1).astype(singular.dtype)
     return jnp.asarray(np.geomspace(*ends), singular.dtype) * jnp.where(average > 0, average, 1)
 

@@ -173,11 +173,19 @@ def _himalaya(
     for batch in (None, 500) if is_repeated else (None,):
         if name == "RidgeCV":
             candidate = himalaya.ridge.RidgeCV(
-                alphas, cv=N_FOLDS, solver_params={**settings, "warn": False, "n_targets_batch": batch}
+                alphas,
+                cv=N_FOLDS,
+                fit_intercept=True,
+                solver_params={**settings, "warn": False, "n_targets_batch": batch},
             )
         else:
             candidate = himalaya.kernel_ridge.KernelRidgeCV(
-                alphas, kernel="linear", cv=N_FOLDS, warn=False, solver_params={**settings, "n_targets_batch": batch}
+                alphas,
+                kernel="linear",
+                cv=N_FOLDS,
+                fit_intercept=True,
+                warn=False,
+                solver_params={**settings, "n_targets_batch": batch},
             )
         seconds, done = _best_of(lambda candidate=candidate: candidate.fit(data, targets), 2 if is_repeated else 1)
         if seconds < best:
