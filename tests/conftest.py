@@ -23,6 +23,13 @@ def strict():
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_go_with_their_module():
+    """Each program of XLA maps pages of memory; a process that keeps thousands of them dies while compiling the next."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20261120)

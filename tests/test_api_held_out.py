@@ -182,7 +182,9 @@ def test_weights_of_stimuli_equal_scikit_learn(rng):
     test = np.arange(N) < 15
     metric = Ridge(n_inner=2, alphas="given", alpha_values=(3.0,), n_permutations=0, zscore=False)
     ours = jaxalign.predict(features, responses, test=test, weights=weights, metric=metric).by_stimulus()
-    peer = Peer(alpha=3.0).fit(features[~test], responses[~test].reshape(45, -1), weights[~test] / weights[~test].mean())
+    peer = Peer(alpha=3.0).fit(
+        features[~test], responses[~test].reshape(45, -1), weights[~test] / weights[~test].mean()
+    )
     spread = responses.std(0)
     expected = peer.predict(features[test]).reshape(15, N_CHANNELS, N_TIMES)
     np.testing.assert_allclose(ours[test] / spread, expected / spread, atol=1e-4)

@@ -19,7 +19,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from jaxalign import estimators
 from jaxalign.estimators import (
     AlphaEdgeWarning,
     BandedRidgeCV,
@@ -31,6 +30,7 @@ from jaxalign.estimators import (
     SklearnFractionalRidgeCV,
     SklearnRidge,
     SklearnRidgeCV,
+    steps,
 )
 
 ALPHAS = np.geomspace(0.1, 1e4, 12)
@@ -347,14 +347,14 @@ def test_cholesky_chooses_and_fits_as_eigh_does():
 
 def test_a_failed_decomposition_is_done_again_by_svd(monkeypatch):
     X, Y = data()
-    real = estimators._state
+    real = steps.state_step
 
     def failing(features, folds, weights, by, way, n_alphas):
         state = real(features, folds, weights, by, way, n_alphas)
         broken = jax.tree.map(lambda leaf: leaf * np.nan, state.split)
         return state._replace(split=broken) if way.solver in names else state
 
-    monkeypatch.setattr(estimators, "_state", failing)
+    monkeypatch.setattr(steps, "state_step", failing)
     names = {"eigh"}
     ours = RidgeCV(ALPHAS).fit(X, Y)
     assert ours.solver_ == "svd"

@@ -14,7 +14,7 @@ from jaxalign.compute.stats import dot, is_constant
 from jaxalign.contracts import Array, Folds
 
 CRITERIA = ("r2", "neg_mse", "pearson_r")
-ROWS_PER_PRODUCT = 512
+ROWS_PER_PRODUCT = 1024
 """Predictions for several penalties go through one matrix product until it has about so many rows."""
 
 ROWS_PER_SCAN = 32
