@@ -12,6 +12,7 @@ import platform
 import re
 import time
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ RESULTS = Path(__file__).parent / "results"
 REPEATS = 3
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+def timed(work: Callable[[], Any], repeats: int = REPEATS) -> tuple[float, float, Any]:
     """First call (with compilation) and best of the next ones, in seconds, and what came out."""
     seconds = []
-    for _ in range(REPEATS + 1):
+    for _ in range(repeats + 1):
         start = time.perf_counter()
         out = jax.block_until_ready(work())
         seconds.append(time.perf_counter() - start)
@@ -58,14 +59,14 @@ def gemm_rate() -> float:
 def main() -> None:
     """Measure, print and write."""
     found = {"hardware": hardware(), "versions": versions(), "git": git_revision(), "cases": []}
-    for case in (*ridge.cases(timed), *rsa.cases(timed)):
+    for case in chain(ridge.cases(timed), rsa.cases(timed)):
         # The rate of this moment: clocks and neighbours change it by a third within minutes.
         rate = gemm_rate()
         case["gemm_gflops_per_s"] = round(rate, 1)
         case["floor_seconds"] = round(case["gflop"] / rate, 3)
         case["percent_of_gemm_rate"] = round(100 * case["gflop"] / case["seconds"] / rate, 1)
         found["cases"].append(case)
-        print(_line(case))
+        print(_line(case), flush=True)
     name = re.sub(r"[^a-z0-9]+", "-", f"{found['hardware']['cpu']} {found['hardware']['device']}".lower()).strip("-")
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
