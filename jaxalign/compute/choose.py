@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxalign.compute.decompose import Split, on_itself, subtracts
+from jaxalign.compute.decompose import Split, on_itself
 from jaxalign.compute.held_out import (
     CRITERIA,
-    Products,
     Rotated,
     Side,
     Truth,
@@ -21,11 +20,11 @@ from jaxalign.compute.held_out import (
     criterion,
     products,
     rotate,
-    train_products,
     truth_of,
 )
 from jaxalign.compute.loo import gcv_criterion, loo_criterion
 from jaxalign.compute.stats import dot
+from jaxalign.compute.sums import Sums, of_folds, of_training
 from jaxalign.contracts import Folds
 
 WAYS = ("folds", "loo", "gcv")
@@ -88,7 +87,7 @@ def over_folds(
     weights: jax.Array | None,
     is_centred: bool,
     use: Callable[[Split, Rotated, Truth], Any],
-) -> tuple[jax.Array, Products | None]:
+) -> tuple[Any, Sums | None]:
     """Apply `use(split, rotated, truth)` to every fold, one after the other.
 
     Args:
@@ -111,19 +110,15 @@ def over_folds(
 
         return jax.lax.map(of_wide, (parts, folds)), None
 
-    needed = parts.gram is not None or subtracts(folds)
-    held = (
-        jax.lax.map(lambda fold: products(side, fold.test, fold.is_test, responses, weights), folds) if needed else None
-    )
-    whole = None
-    if held is not None and folds.is_partition:
-        whole = jax.tree.map(lambda values: values.sum(0), held)
-    elif subtracts(folds):
-        whole = products(side, *side.base, responses, weights)
+    of_rows = partial(products, side, responses, weights)
+    held, whole = of_folds(of_rows, folds, side.base, parts.gram is not None)
 
-    def of_tall(one: tuple[Split, Folds, Products | None]) -> jax.Array:
+    def of_tall(one: tuple[Split, Folds, Sums | None]) -> jax.Array:
         split, fold, test = one
-        train = train_products(side, fold, responses, weights, whole, test)
+        if whole is None or test is None:
+            train = of_rows(fold.train, fold.is_train)
+        else:
+            train = of_training(of_rows, fold, whole, test)
         rotated = rotate(split, fold, responses, weights, train, is_centred, side)
         return use(split, rotated, truth_of(split, fold, responses, weights, rotated.average, test))
 
@@ -264,7 +259,7 @@ def choose(
         judge = partial(criterion, alphas=alphas, name=by.criterion, n_basis=n_basis)
         judged, whole = over_folds(parts, inner, side, responses, weights, is_centred, judge)
     if whole is None and split.is_tall:
-        whole = products(side, *side.base, responses, weights)
+        whole = products(side, responses, weights, *side.base)
     rotated = rotate(split, outer, responses, weights, whole, is_centred)
     if by.by != "folds":
         own, fold = jax.tree.map(lambda leaf: leaf[0], (parts, on_itself(outer)))
@@ -274,9 +269,17 @@ def choose(
     choice = pick(judged, alphas, by, groups, n_groups)
     if by.n_refinements:
 
+        def kept(split: Split, rotated: Rotated, truth: Truth) -> tuple[Rotated, Truth]:
+            return rotated, truth
+
+        # Rotated once: a step of the search then costs the penalty's own products.
+        both, _ = over_folds(parts, inner, side, responses, weights, is_centred, kept)
+
         def at(alpha: jax.Array) -> jax.Array:
-            judge = partial(at_own_alpha, alpha=alpha, name=by.criterion)
-            return jnp.nanmean(over_folds(parts, inner, side, responses, weights, is_centred, judge)[0], axis=0)
+            def of_fold(one: tuple[Split, Rotated, Truth]) -> jax.Array:
+                return at_own_alpha(*one, alpha, by.criterion)
+
+            return jnp.nanmean(jax.lax.map(of_fold, (parts, *both)), axis=0)
 
         choice = refine(choice, alphas, at, by.n_refinements)
     return choice, rotated, judged

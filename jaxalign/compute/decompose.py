@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxalign.compute.linalg import factorise, from_gram
+from jaxalign.compute.linalg import factorise, from_gram, inverse
 from jaxalign.compute.stats import dot, mean, scale
+from jaxalign.compute.sums import (
+    Sums,
+    at_least_tiny,
+    of_folds,
+    of_training,
+    subtracts,
+    sums,
+    take,
+    weight_of,
+    weighted_mean,
+    weighted_sum,
+)
 from jaxalign.contracts import Array, Folds
 
 KEPT_VARIANCE = 0.1
@@ -68,27 +81,6 @@ def scores_by_gram(n_test: int, rank: int, n_alphas: int) -> bool:
     return n_alphas * n_test > (n_alphas + 1) * rank
 
 
-def subtracts(folds: Folds) -> bool:
-    """Whether sums over training rows are taken as those over all rows minus the others, which are fewer."""
-    n_other = folds.test.shape[-1] + (0 if folds.rest is None else folds.rest.shape[-1])
-    return folds.is_complement and n_other < folds.train.shape[-1]
-
-
-def take(values: jax.Array, index: jax.Array, is_row: jax.Array) -> jax.Array:
-    """Rows by padded index, 0 where padded. (n, m), (n_rows,), (n_rows,) -> (n_rows, m)"""
-    return jnp.where(is_row[:, None], values[index], 0)
-
-
-def weight_of(weights: jax.Array | None, index: jax.Array, is_row: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Weight of each row of a padded index, 0 where padded. -> (n_rows,)"""
-    return is_row.astype(dtype) if weights is None else jnp.where(is_row, weights[index].astype(dtype), 0)
-
-
-def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """Sum over rows. (n, m), (n,) -> (m,)"""
-    return dot(weight[None, :], values)[0]
-
-
 def scaling(
     values: jax.Array,
     index: jax.Array,
@@ -100,11 +92,10 @@ def scaling(
     """Mean and SD of the training rows, which alone decide; 0 and 1 where not asked for. (n, p) -> Scaling"""
     rows = values[index]
     weight = weight_of(weights, index, is_row, values.dtype)
-    total = jnp.maximum(weight.sum(), jnp.finfo(values.dtype).tiny)
     # First the plain mean, then the weighted mean of what is left: one unit at +5000 keeps its digits.
     rough = mean(rows, weight > 0)
     left = jnp.where((weight > 0)[:, None], rows - rough[None, :], 0)
-    average = rough + weighted_sum(left, weight) / total
+    average = rough + weighted_mean(left, weight)
     one = jnp.ones_like(average)
     if not is_zscored:
         return Scaling(average if is_centred else jnp.zeros_like(one), one)
@@ -112,7 +103,7 @@ def scaling(
     if weights is not None:
         safe = jnp.where(sd > 0, sd, 1)
         unit = (left + (rough - average)[None, :]) / safe[None, :]
-        sd = sd * jnp.sqrt(weighted_sum(unit**2, weight) / total)
+        sd = sd * jnp.sqrt(weighted_mean(unit**2, weight))
     return Scaling(average if is_centred else jnp.zeros_like(one), sd)
 
 
@@ -138,6 +129,18 @@ class Way(NamedTuple):
     platform: str = "cpu"
 
 
+class Shared(NamedTuple):
+    """What folds computed that the split of their base rows needs too; None where they did not.
+
+    Attributes:
+        whole: sums over the base rows.
+        gram: (n, n) inner products of all stimuli.
+    """
+
+    whole: Array = None
+    gram: Array = None
+
+
 def splits(
     values: jax.Array,
     folds: Folds,
@@ -145,7 +148,7 @@ def splits(
     weights: jax.Array | None,
     way: Way,
     n_alphas: int,
-) -> tuple[Split, Moments | None]:
+) -> tuple[Split, Shared]:
     """Decompose the training part of every fold, one after the other.
 
     Args:
@@ -156,59 +159,39 @@ def splits(
         way: how.
         n_alphas: candidates that each fold will be scored with; decides how.
     Returns:
-        Split with leading axis n_folds, and the sums over the base rows where they were needed.
+        Split with leading axis n_folds, and what they shared.
     """
     n_train, n_test = folds.train.shape[-1], folds.test.shape[-1]
     if not is_tall(n_train, values.shape[1]):
-        gram = dot(values, values.T) if way.solver != "svd" else None
-        return jax.lax.map(lambda fold: _wide(values, gram, fold, weights, way), folds), None
+        gram = None if way.solver == "svd" else dot(values, values.T)
+        return jax.lax.map(lambda fold: _wide(values, gram, fold, weights, way), folds), Shared(gram=gram)
     by_gram = way.solver != "cholesky" and scores_by_gram(n_test, values.shape[1], n_alphas)
-    needed = by_gram or subtracts(folds)
-    held = jax.lax.map(lambda fold: _moments(values, fold.test, fold.is_test, weights), folds) if needed else None
-    whole = None
-    if held is not None and folds.is_partition:
-        whole = jax.tree.map(lambda parts: parts.sum(0), held)
-    elif subtracts(folds):
-        whole = _moments(values, *base, weights)
+    held, whole = of_folds(partial(_moments, values, weights), folds, base, by_gram)
 
-    def of_fold(one: tuple[Folds, Moments | None]) -> Split:
+    def of_fold(one: tuple[Folds, Sums | None]) -> Split:
         fold, test = one
         train, is_lost = _train_part(values, fold, whole, test, weights, way.is_centred)
         return _tall(values, fold, train, test, weights, way, by_gram)._replace(is_lost=is_lost)
 
-    return jax.lax.map(of_fold, (folds, held)), whole
+    return jax.lax.map(of_fold, (folds, held)), Shared(whole=whole)
 
 
-def one_split(
-    values: jax.Array, fold: Folds, weights: jax.Array | None, way: Way, whole: Moments | None = None
-) -> Split:
-    """Decompose one training part, to predict its test rows. `whole` are the sums over its training rows, if known."""
+def one_split(values: jax.Array, fold: Folds, weights: jax.Array | None, way: Way, shared: Shared) -> Split:
+    """Decompose one training part, to predict its test rows. `shared` is what is known of its training rows."""
     if not is_tall(fold.train.shape[-1], values.shape[1]):
-        gram = dot(values, values.T) if way.solver != "svd" else None
+        gram = dot(values, values.T) if shared.gram is None and way.solver != "svd" else shared.gram
         return _wide(values, gram, fold, weights, way)
-    if whole is None:
+    if shared.whole is None:
         train, _ = _train_part(values, fold, None, None, weights, way.is_centred)
     else:
-        train = _about_mean(whole, way.is_centred)
+        train = _about_mean(shared.whole, way.is_centred)
     return _tall(values, fold, train, None, weights, way, by_gram=False)
 
 
-class Moments(NamedTuple):
-    """Weighted sums over some rows: weights (), features (p,), their products (p, p)."""
-
-    weight: jax.Array
-    first: jax.Array
-    second: jax.Array
-
-    def minus(self, other: Moments) -> Moments:
-        return Moments(self.weight - other.weight, self.first - other.first, self.second - other.second)
-
-
-def _moments(values: jax.Array, index: jax.Array, is_row: jax.Array, weights: jax.Array | None) -> Moments:
+def _moments(values: jax.Array, weights: jax.Array | None, index: jax.Array, is_row: jax.Array) -> Sums:
+    """Sums of features and of their products over some rows. (n, p) -> Sums of (p,) and (p, p)"""
     rows = take(values, index, is_row)
-    weight = weight_of(weights, index, is_row, values.dtype)
-    left = rows if weights is None else rows * weight[:, None]
-    return Moments(weight.sum(), weighted_sum(rows, weight), dot(left.T, rows))
+    return sums(rows, rows, weight_of(weights, index, is_row, values.dtype))
 
 
 class Part(NamedTuple):
@@ -218,17 +201,17 @@ class Part(NamedTuple):
     gram: jax.Array
 
 
-def _about_mean(sums: Moments, is_centred: bool) -> Part:
-    total = jnp.maximum(sums.weight, jnp.finfo(sums.first.dtype).tiny)
-    average = sums.first / total if is_centred else jnp.zeros_like(sums.first)
-    return Part(average, sums.second - total * average[:, None] * average[None, :])
+def _about_mean(over: Sums, is_centred: bool) -> Part:
+    total = at_least_tiny(over.weight)
+    average = over.first / total if is_centred else jnp.zeros_like(over.first)
+    return Part(average, over.second - total * average[:, None] * average[None, :])
 
 
 def _train_part(
     values: jax.Array,
     fold: Folds,
-    whole: Moments | None,
-    test: Moments | None,
+    whole: Sums | None,
+    test: Sums | None,
     weights: jax.Array | None,
     is_centred: bool,
 ) -> tuple[Part, jax.Array | None]:
@@ -239,16 +222,13 @@ def _train_part(
         rows = take(values, fold.train, fold.is_train)
         average = jnp.zeros_like(rows[0])
         if is_centred:
-            average = weighted_sum(rows, weight) / jnp.maximum(weight.sum(), jnp.finfo(values.dtype).tiny)
+            average = weighted_mean(rows, weight)
         left = jnp.where(fold.is_train[:, None], rows - average[None, :], 0)
         return Part(average, dot((left * weight[:, None]).T, left))
 
     if whole is None or test is None or not subtracts(fold):
         return direct(), None
-    kept = whole.minus(test)
-    if fold.rest is not None:
-        kept = kept.minus(_moments(values, fold.rest, fold.is_rest, weights))
-    train = _about_mean(kept, is_centred)
+    train = _about_mean(of_training(partial(_moments, values, weights), fold, whole, test), is_centred)
     is_lost = jnp.any(jnp.diagonal(train.gram) < KEPT_VARIANCE * jnp.diagonal(whole.second))
     return jax.lax.cond(is_lost, direct, lambda: train), is_lost
 
@@ -257,7 +237,7 @@ def _tall(
     values: jax.Array,
     fold: Folds,
     train: Part,
-    test: Moments | None,
+    test: Sums | None,
     weights: jax.Array | None,
     way: Way,
     by_gram: bool,
@@ -273,7 +253,7 @@ def _tall(
         singular, right, noise = factors.singular, factors.right, jnp.zeros((), values.dtype)
     else:
         singular, right, noise = from_gram(gram, way.platform)
-    rotation = right * jnp.where(singular > 0, 1 / jnp.where(singular > 0, singular, 1), singular)[None, :]
+    rotation = right * inverse(singular)[None, :]
     if not by_gram:
         return Split(singular, rotation, average, held_out=dot(rows, right), noise=noise)
     assert test is not None
@@ -291,9 +271,8 @@ def _tall(
 def _wide(values: jax.Array, gram: jax.Array | None, fold: Folds, weights: jax.Array | None, way: Way) -> Split:
     weight = weight_of(weights, fold.train, fold.is_train, values.dtype)
     root = jnp.sqrt(weight)
-    share = weight / jnp.maximum(weight.sum(), jnp.finfo(values.dtype).tiny)
     if way.solver == "svd":
-        average = weighted_sum(values[fold.train], share) if way.is_centred else jnp.zeros_like(values[0])
+        average = weighted_mean(values[fold.train], weight) if way.is_centred else jnp.zeros_like(values[0])
         factors = factorise(
             (values[fold.train] - average[None, :]) * root[:, None], solver="svd", platform=way.platform
         )
@@ -309,8 +288,7 @@ def _wide(values: jax.Array, gram: jax.Array | None, fold: Folds, weights: jax.A
         # A padded or left-out row is all zero: 1 on the diagonal keeps the factorisation defined for alpha = 0.
         return Split(held_out=other, system=own + jnp.diag((weight == 0).astype(values.dtype)))
     singular, left, noise = from_gram(own, way.platform)
-    inverse = jnp.where(singular > 0, 1 / jnp.where(singular > 0, singular, 1), singular)
-    return Split(singular, left, held_out=dot(other, left) * inverse[None, :], noise=noise)
+    return Split(singular, left, held_out=dot(other, left) * inverse(singular)[None, :], noise=noise)
 
 
 def _wide_products(
@@ -320,7 +298,7 @@ def _wide_products(
     own, other = gram[fold.train][:, fold.train], gram[fold.test][:, fold.train]
     if not is_centred:
         return own, other
-    share = weight / jnp.maximum(weight.sum(), jnp.finfo(values.dtype).tiny)
+    share = weight / at_least_tiny(weight.sum())
     pull = dot(own, share[:, None])[:, 0]
     level = jnp.sum(pull * share)
     centred = own - pull[:, None] - (pull - level)[None, :]
@@ -350,11 +328,30 @@ def decomposed(
         way: how.
         n_alphas: candidates that inner folds will be scored with.
     """
-    base = outer.train, outer.is_train
-    by = scaling(values, *base, weights, way.is_centred, way.is_zscored)
-    rows = scaled(values, by)
-    parts, whole = splits(rows, inner, base, weights, way, n_alphas)
-    return by, parts, one_split(rows, outer, weights, way, whole)
+    by, rows = _scaled_by_training(values, outer, weights, way)
+    parts, shared = splits(rows, inner, (outer.train, outer.is_train), weights, way, n_alphas)
+    return by, parts, one_split(rows, outer, weights, way, shared)
+
+
+def inner_splits(
+    values: jax.Array, outer: Folds, inner: Folds, weights: jax.Array | None, way: Way, n_alphas: int
+) -> tuple[Scaling, Split]:
+    """The part of `decomposed` that chooses: scaling of the outer fold, and its inner splits."""
+    by, rows = _scaled_by_training(values, outer, weights, way)
+    return by, splits(rows, inner, (outer.train, outer.is_train), weights, way, n_alphas)[0]
+
+
+def alone(values: jax.Array, outer: Folds, weights: jax.Array | None, way: Way) -> tuple[Scaling, Split]:
+    """The part of `decomposed` that predicts: scaling of the outer fold, and its own split."""
+    by, rows = _scaled_by_training(values, outer, weights, way)
+    return by, one_split(rows, outer, weights, way, Shared())
+
+
+def _scaled_by_training(
+    values: jax.Array, outer: Folds, weights: jax.Array | None, way: Way
+) -> tuple[Scaling, jax.Array]:
+    by = scaling(values, outer.train, outer.is_train, weights, way.is_centred, way.is_zscored)
+    return by, scaled(values, by)
 
 
 def decomposed_with_itself(
@@ -365,7 +362,6 @@ def decomposed_with_itself(
     Returns:
         Scaling; the split with the training rows as its test rows, leading axis 1; the split that predicts the test rows.
     """
-    by = scaling(values, outer.train, outer.is_train, weights, way.is_centred, way.is_zscored)
     n_test = outer.test.shape[-1]
     both = replace(
         outer,
@@ -376,7 +372,7 @@ def decomposed_with_itself(
         is_complement=False,
         is_partition=False,
     )
-    split = one_split(scaled(values, by), both, weights, way)
+    by, split = alone(values, both, weights, way)
     assert split.held_out is not None
     own = split._replace(held_out=split.held_out[n_test:])
     return by, jax.tree.map(lambda leaf: leaf[None], own), split._replace(held_out=split.held_out[:n_test])

@@ -12,18 +12,16 @@ from jaxalign.compute.decompose import (
     Scaling,
     Split,
     Way,
+    alone,
     decomposed,
     decomposed_with_itself,
-    is_tall,
-    one_split,
+    inner_splits,
     scaled,
-    scaling,
-    splits,
-    weight_of,
 )
-from jaxalign.compute.held_out import Products, Rotated, Side, products, rotate
-from jaxalign.compute.linalg import cholesky, shrinkage
+from jaxalign.compute.held_out import Rotated, Side, own_solutions, products, rotate
+from jaxalign.compute.linalg import shrinkage
 from jaxalign.compute.stats import dot
+from jaxalign.compute.sums import weight_of
 from jaxalign.contracts import Array, Folds
 
 
@@ -91,8 +89,7 @@ def fit_state(
     features = used(features, weights)
     outer = whole(features.shape[0])
     if by is None:
-        scale_by = scaling(features, outer.train, outer.is_train, weights, way.is_centred, way.is_zscored)
-        return FitState(features, scale_by, one_split(scaled(features, scale_by), outer, weights, way), None)
+        return FitState(features, *alone(features, outer, weights, way), None)
     if folds is None:
         scale_by, parts, split = decomposed_with_itself(features, outer, weights, way)
     else:
@@ -104,11 +101,7 @@ def parts_state(
     features: jax.Array, folds: Folds, weights: jax.Array | None, way: Way, n_alphas: int
 ) -> tuple[Scaling, Split]:
     """The part of `fit_state` that chooses by folds: scaling over all rows, and the decompositions of the folds."""
-    features = used(features, weights)
-    outer = whole(features.shape[0])
-    base = outer.train, outer.is_train
-    by = scaling(features, *base, weights, way.is_centred, way.is_zscored)
-    return by, splits(scaled(features, by), folds, base, weights, way, n_alphas)[0]
+    return inner_splits(used(features, weights), whole(features.shape[0]), folds, weights, way, n_alphas)
 
 
 def fit_chosen(
@@ -144,7 +137,7 @@ def fit_chosen(
         state.split,
         state.parts,
         outer,
-        on_inner(folds, outer),
+        outer if folds is None else folds,
         responses,
         weights,
         alphas,
@@ -164,17 +157,10 @@ def fit_given(
     responses = used(responses, weights)
     outer = whole(responses.shape[0])
     side = Side(state.features, state.scaling, (outer.train, outer.is_train))
-    train: Products | None = None
-    if state.split.is_tall:
-        train = products(side, *side.base, responses, weights)
+    train = products(side, responses, weights, *side.base) if state.split.is_tall else None
     rotated = rotate(state.split, outer, responses, weights, train, is_centred)
     choice = Choice(jnp.zeros(alpha.shape, jnp.int32), alpha, jnp.full_like(alpha, jnp.nan))
     return Fitted(*weights_of(state, rotated, weights, choice, alpha[:1]), None, None)
-
-
-def on_inner(folds: Folds | None, outer: Folds) -> Folds:
-    """The folds that choose, or a placeholder where none do."""
-    return outer if folds is None else folds
 
 
 def weights_of(
@@ -186,7 +172,7 @@ def weights_of(
     """
     split, by = state.split, state.scaling
     if split.system is not None:
-        inside = _solved(split, rotated, choice, alphas)
+        inside = own_solutions(split, rotated, choice.place, alphas)
     else:
         shrunk = shrinkage(split.singular, choice.alpha, split.noise).T
         safe = jnp.where(split.singular > 0, split.singular, 1)[:, None]
@@ -200,20 +186,3 @@ def weights_of(
     safe = jnp.where(by.spread > 0, by.spread, 1)
     coefficients = jnp.where(by.spread[:, None] > 0, inside / safe[:, None], 0)
     return coefficients, rotated.average - dot(by.shift[None, :], coefficients)[0]
-
-
-def _solved(split: Split, rotated: Rotated, choice: Choice, alphas: jax.Array) -> jax.Array:
-    """Solutions of (Gram + alpha) w = right side, each target with its own penalty. -> (r, n_targets)"""
-
-    def add(place: jax.Array, so_far: jax.Array) -> jax.Array:
-        factor = cholesky(split.system, alphas[place])
-        with jax.default_matmul_precision("highest"):
-            solution = jax.scipy.linalg.cho_solve((factor, True), rotated.values)
-        return jnp.where((choice.place == place)[None, :], solution, so_far)
-
-    return jax.lax.fori_loop(0, alphas.shape[0], add, jnp.zeros_like(rotated.values))
-
-
-def uses_stimuli(n_rows: int, width: int) -> bool:
-    """Whether the fit goes through the Gram matrix of stimuli, which are fewer than features."""
-    return not is_tall(n_rows, width)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxalign.compute.decompose import Scaling, Split, scaled, take, weight_of, weighted_sum
-from jaxalign.compute.linalg import cholesky, filter_basis, shrinkage
+from jaxalign.compute.decompose import Scaling, Split, scaled
+from jaxalign.compute.linalg import filter_basis, shrinkage, solve_by_cholesky
 from jaxalign.compute.stats import dot, is_constant
+from jaxalign.compute.sums import Sums, at_least_tiny, sums, take, weight_of, weighted_mean, weighted_sum
 from jaxalign.contracts import Array, Folds
 
 CRITERIA = ("r2", "neg_mse", "pearson_r")
@@ -62,26 +63,11 @@ class Side(NamedTuple):
     base: tuple[jax.Array, jax.Array]
 
 
-class Products(NamedTuple):
-    """Weighted sums over some rows: weights (), responses (n_targets,), features x responses (p, n_targets)."""
-
-    weight: jax.Array
-    first: jax.Array
-    cross: jax.Array
-
-    def minus(self, other: Products) -> Products:
-        return Products(self.weight - other.weight, self.first - other.first, self.cross - other.cross)
-
-
-def products(
-    side: Side, index: jax.Array, is_row: jax.Array, responses: jax.Array, weights: jax.Array | None
-) -> Products:
-    """Products of scaled features with responses over some rows. (n, n_targets) -> Products"""
+def products(side: Side, responses: jax.Array, weights: jax.Array | None, index: jax.Array, is_row: jax.Array) -> Sums:
+    """Sums of responses and of their products with scaled features over some rows. -> Sums of (n_targets,), (p, n_targets)"""
     assert side.values is not None
     weight = weight_of(weights, index, is_row, responses.dtype)
-    rows = scaled(side.values[index], side.by) * weight[:, None]
-    chosen = responses[index]
-    return Products(weight.sum(), weighted_sum(chosen, weight), dot(rows.T, chosen))
+    return sums(scaled(side.values[index], side.by), responses[index], weight)
 
 
 def rotate(
@@ -89,7 +75,7 @@ def rotate(
     fold: Folds,
     responses: jax.Array,
     weights: jax.Array | None,
-    train: Products | None,
+    train: Sums | None,
     is_centred: bool,
     side: Side | None = None,
 ) -> Rotated:
@@ -99,44 +85,25 @@ def rotate(
     """
     if train is not None:
         assert split.average is not None
-        total = jnp.maximum(train.weight, jnp.finfo(responses.dtype).tiny)
-        average = train.first / total if is_centred else jnp.zeros_like(train.first)
-        cross = train.cross - split.average[:, None] * train.first[None, :]
+        average = train.first / at_least_tiny(train.weight) if is_centred else jnp.zeros_like(train.first)
+        cross = train.second - split.average[:, None] * train.first[None, :]
         if side is not None and split.is_lost is not None:
             again = partial(_centred_cross, split, side, fold, responses, weights)
             cross = jax.lax.cond(split.is_lost, again, lambda: cross)
         return Rotated(cross if split.rotation is None else dot(split.rotation.T, cross), average)
     weight = weight_of(weights, fold.train, fold.is_train, responses.dtype)
     rows = take(responses, fold.train, fold.is_train)
-    total = jnp.maximum(weight.sum(), jnp.finfo(responses.dtype).tiny)
-    average = weighted_sum(rows, weight) / total if is_centred else jnp.zeros_like(rows[0])
+    average = weighted_mean(rows, weight) if is_centred else jnp.zeros_like(rows[0])
     centred = (rows - average[None, :]) * jnp.sqrt(weight)[:, None]
     return Rotated(centred if split.rotation is None else dot(split.rotation.T, centred), average)
 
 
 def _centred_cross(split: Split, side: Side, fold: Folds, responses: jax.Array, weights: jax.Array | None) -> jax.Array:
-    """Products of centred training features with responses. -> (p, n_targets)"""
+    """Sums of centred training features with responses. -> (p, n_targets)"""
     assert split.average is not None and side.values is not None
     weight = weight_of(weights, fold.train, fold.is_train, responses.dtype)
     rows = scaled(side.values[fold.train], side.by) - split.average[None, :]
     return dot(jnp.where((weight > 0)[:, None], rows * weight[:, None], 0).T, responses[fold.train])
-
-
-def train_products(
-    side: Side,
-    fold: Folds,
-    responses: jax.Array,
-    weights: jax.Array | None,
-    whole: Products | None,
-    test: Products | None,
-) -> Products:
-    """Products over the training rows: those over all rows minus the others, where the folds allow it."""
-    if whole is None or test is None:
-        return products(side, fold.train, fold.is_train, responses, weights)
-    kept = whole.minus(test)
-    if fold.rest is not None:
-        kept = kept.minus(products(side, fold.rest, fold.is_rest, responses, weights))
-    return kept
 
 
 def truth_of(
@@ -145,15 +112,14 @@ def truth_of(
     responses: jax.Array,
     weights: jax.Array | None,
     average: jax.Array,
-    test: Products | None,
+    test: Sums | None,
 ) -> Truth:
     """Held-out responses as a split needs them; `test` are the products of its test rows when it scores by Gram."""
     weight = weight_of(weights, fold.test, fold.is_test, responses.dtype)
     rows = responses[fold.test]
     values = jnp.where(fold.is_test[:, None], rows - average[None, :], 0)
     first = weighted_sum(values, weight)
-    total = jnp.maximum(weight.sum(), jnp.finfo(values.dtype).tiny)
-    level = (first / total)[None, :]
+    level = (first / at_least_tiny(weight.sum()))[None, :]
     square = weighted_sum(values**2, weight)
     spread = weighted_sum((values - level) ** 2, weight)
     spread = jnp.where(is_constant(rows, fold.is_test & (weight > 0)), jnp.nan, spread)
@@ -161,7 +127,7 @@ def truth_of(
         return Truth(values, weight, None, first, square, spread)
     assert test is not None and split.rotation is not None and split.average is not None and split.singular is not None
     # Sum over test rows of w (x - train mean)(y - train mean)', rotated.
-    cross = dot(split.rotation.T, test.cross - split.average[:, None] * test.first[None, :]) * split.singular[:, None]
+    cross = dot(split.rotation.T, test.second - split.average[:, None] * test.first[None, :]) * split.singular[:, None]
     cross = cross - split.pull[:, None] * average[None, :]
     return Truth(None, weight, cross, first, square, spread)
 
@@ -181,7 +147,12 @@ def criterion(
         (n_alphas, n_targets); NaN for a target that is constant over the test rows (r2 and r).
     """
     if split.system is not None:
-        return jax.lax.map(lambda alpha: _judged_predictions(_solved(split, rotated, alpha), truth, name)[0], alphas)
+
+        def of_alpha(alpha: jax.Array) -> jax.Array:
+            predicted = dot(split.held_out, solve_by_cholesky(split.system, alpha, rotated.values))
+            return _judged_predictions(predicted, truth, name)[0]
+
+        return jax.lax.map(of_alpha, alphas)
     n_basis = min(n_basis, split.singular.shape[0])
     given = split, rotated, truth, alphas, name
     if split.gram is not None:
@@ -205,19 +176,20 @@ def predict(split: Split, rotated: Rotated, alpha: jax.Array, place: jax.Array, 
     if split.system is None:
         return dot(split.held_out, shrinkage(split.singular, alpha, split.noise).T * rotated.values)
 
+    return dot(split.held_out, own_solutions(split, rotated, place, alphas))
+
+
+def own_solutions(split: Split, rotated: Rotated, place: jax.Array, alphas: jax.Array) -> jax.Array:
+    """Solutions of (Gram + alpha) w = right side by Cholesky, each target with its own candidate. -> (r, n_targets)
+
+    Targets are gone through by candidate: as many factorisations as there are candidates.
+    """
+
     def add(index: jax.Array, so_far: jax.Array) -> jax.Array:
-        return jnp.where((place == index)[None, :], _solved(split, rotated, alphas[index]), so_far)
+        solution = solve_by_cholesky(split.system, alphas[index], rotated.values)
+        return jnp.where((place == index)[None, :], solution, so_far)
 
-    empty = jnp.zeros((split.held_out.shape[0], rotated.values.shape[1]), rotated.values.dtype)
-    return jax.lax.fori_loop(0, alphas.shape[0], add, empty)
-
-
-def _solved(split: Split, rotated: Rotated, alpha: jax.Array) -> jax.Array:
-    """Predictions of the test rows by a Cholesky solve. -> (n_test, n_targets)"""
-    factor = cholesky(split.system, alpha)
-    with jax.default_matmul_precision("highest"):
-        weights = jax.scipy.linalg.cho_solve((factor, True), rotated.values)
-    return dot(split.held_out, weights)
+    return jax.lax.fori_loop(0, alphas.shape[0], add, jnp.zeros_like(rotated.values))
 
 
 def _chunks(alphas: jax.Array, size: int) -> jax.Array:
@@ -297,7 +269,7 @@ def _dense_by_predictions(
             return so_far + truth.weight[row] * (truth.values[row][None, :] - predicted) ** 2
 
         residual = _over_basis(split.held_out, split, rotated, alphas, n_basis, add_residual, nothing)
-        return _named(residual, truth, name)
+        return named(residual, truth, name)
 
     def add(so_far: jax.Array, row: jax.Array, predicted: jax.Array) -> jax.Array:
         weighted = truth.weight[row] * predicted
@@ -344,15 +316,15 @@ def _sums(own: jax.Array, product: jax.Array, split: Split, truth: Truth) -> tup
 def _judged_sums(cross: jax.Array, square: jax.Array, first: jax.Array, truth: Truth, name: str) -> jax.Array:
     """The criterion from sums over the test rows. (n, n_targets) -> (n, n_targets)"""
     if name != "pearson_r":
-        return _named(truth.square[None, :] - 2 * cross + square, truth, name)
-    total = jnp.maximum(truth.weight.sum(), jnp.finfo(square.dtype).tiny)
+        return named(truth.square[None, :] - 2 * cross + square, truth, name)
+    total = at_least_tiny(truth.weight.sum())
     product = cross - first * truth.first[None, :] / total
     spread = jnp.maximum(square - first**2 / total, 0)
     return _correlation(product, spread, spread <= 8 * jnp.finfo(square.dtype).eps * square, truth)
 
 
-def _named(residual: jax.Array, truth: Truth, name: str) -> jax.Array:
-    """The criterion from residual sums of squares. (n, n_targets) -> (n, n_targets)"""
+def named(residual: jax.Array, truth: Truth, name: str) -> jax.Array:
+    """A criterion from residual sums of squares. (n, n_targets) -> (n, n_targets)"""
     if name == "neg_mse":
         total = truth.weight.sum()
         return -residual / jnp.where(total > 0, total, jnp.nan)
@@ -372,8 +344,8 @@ def _judged_predictions(predicted: jax.Array, truth: Truth, name: str) -> jax.Ar
     # Sums over rows as products: a sum that XLA fuses into the product before it runs on one thread of a CPU.
     summing = jnp.kron(jnp.eye(n, dtype=predicted.dtype), truth.weight[None, :])
     if name != "pearson_r":
-        return _named(dot(summing, (values - predicted) ** 2), truth, name)
-    total = jnp.maximum(truth.weight.sum(), jnp.finfo(predicted.dtype).tiny)
+        return named(dot(summing, (values - predicted) ** 2), truth, name)
+    total = at_least_tiny(truth.weight.sum())
     first = dot(summing, predicted)
     centred = predicted - jnp.repeat(first / total, truth.values.shape[0], axis=0)
     spread, product = dot(summing, centred**2), dot(summing, centred * values)

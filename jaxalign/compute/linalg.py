@@ -83,11 +83,14 @@ def _by_eigh(features: jax.Array, platform: str) -> Factors:
     singular, vectors, noise = from_gram(gram, platform)
     keep = ~(singular**2 <= noise)
     singular, vectors = jnp.where(keep, singular, 0), jnp.where(keep[None, :], vectors, 0)
-    # A NaN must stay visible: it is how a failed factorisation is found.
-    inverse = jnp.where(singular > 0, 1 / jnp.where(singular > 0, singular, 1), singular)
     if tall:
-        return Factors(dot(features, vectors) * inverse[None, :], singular, vectors)
-    return Factors(vectors, singular, dot(features.T, vectors) * inverse[None, :])
+        return Factors(dot(features, vectors) * inverse(singular)[None, :], singular, vectors)
+    return Factors(vectors, singular, dot(features.T, vectors) * inverse(singular)[None, :])
+
+
+def inverse(singular: jax.Array) -> jax.Array:
+    """1 / s, 0 for dropped directions; the NaN of a failed factorisation stays, since it is found by it. (r,) -> (r,)"""
+    return jnp.where(singular > 0, 1 / jnp.where(singular > 0, singular, 1), singular)
 
 
 def from_gram(gram: jax.Array, platform: str) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -148,6 +151,12 @@ def cholesky(matrix: jax.Array, alpha: jax.Array) -> jax.Array:
     floor = jnp.finfo(matrix.dtype).eps * matrix.shape[0] * jnp.diagonal(matrix)
     is_deficient = (alpha == 0) & jnp.any(jnp.diagonal(factor) ** 2 <= floor)
     return jnp.where(is_deficient, jnp.nan, factor)
+
+
+def solve_by_cholesky(matrix: jax.Array, alpha: jax.Array, right: jax.Array) -> jax.Array:
+    """Solution of (matrix + alpha) w = right side. (n, n), (), (n, m) -> (n, m)"""
+    with jax.default_matmul_precision("highest"):
+        return jax.scipy.linalg.cho_solve((cholesky(matrix, alpha), True), right)
 
 
 def shrinkage(singular: jax.Array, alphas: jax.Array, noise: jax.Array | float = 0.0) -> jax.Array:

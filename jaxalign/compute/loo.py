@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign.compute.decompose import Split
-from jaxalign.compute.held_out import Rotated, Truth
+from jaxalign.compute.held_out import Rotated, Truth, named
+from jaxalign.compute.linalg import inverse
 from jaxalign.compute.stats import dot
+from jaxalign.compute.sums import at_least_tiny
 
 
 class Residual(NamedTuple):
@@ -50,7 +52,7 @@ def loo_criterion(
     """
     split = _certain(split)
     rest = _residual(split, rotated, truth, is_centred)
-    share = truth.weight / jnp.maximum(truth.weight.sum(), jnp.finfo(truth.weight.dtype).tiny)
+    share = truth.weight / at_least_tiny(truth.weight.sum())
 
     def of_alpha(alpha: jax.Array) -> jax.Array:
         damping = _damping(split.singular, alpha, rest.is_full)
@@ -60,7 +62,7 @@ def loo_criterion(
         # As a product: a sum that XLA fuses into the product before it runs on one thread of a CPU.
         return dot(jnp.ones((1, left_out.shape[0]), left_out.dtype), left_out**2)[0]
 
-    return _named(jax.lax.map(of_alpha, alphas), truth, name)
+    return named(jax.lax.map(of_alpha, alphas), truth, name)
 
 
 def gcv_criterion(
@@ -76,7 +78,7 @@ def gcv_criterion(
     squares = jnp.sum(rest.outside**2, axis=0)[None, :] + dot(damping**2, rotated.values**2)
     spare = jnp.where(rest.is_full, 0, rest.n_rows - jnp.asarray(is_centred, rest.n_rows.dtype) - rest.rank)
     free = spare + jnp.sum(damping, axis=1)
-    return _named(squares * (rest.n_rows / free[:, None]) ** 2, truth, name)
+    return named(squares * (rest.n_rows / free[:, None]) ** 2, truth, name)
 
 
 def _certain(split: Split) -> Split:
@@ -87,13 +89,11 @@ def _certain(split: Split) -> Split:
 def _residual(split: Split, rotated: Rotated, truth: Truth, is_centred: bool) -> Residual:
     root = jnp.sqrt(truth.weight)
     keep = split.singular > 0
-    # A NaN of a failed decomposition stays: 0 * NaN.
-    inverse = jnp.where(keep, 1 / jnp.where(keep, split.singular, 1), 0 * split.singular)
-    left = split.held_out * root[:, None] * inverse[None, :]
+    left = split.held_out * root[:, None] * inverse(split.singular)[None, :]
     outside = truth.values * root[:, None] - dot(left, rotated.values)
     dtype = truth.weight.dtype
     n_rows, rank = (truth.weight > 0).sum().astype(dtype), keep.sum().astype(dtype)
-    share = truth.weight / jnp.maximum(truth.weight.sum(), jnp.finfo(dtype).tiny)
+    share = truth.weight / at_least_tiny(truth.weight.sum())
     free = 1 - jnp.sum(left**2, axis=1) - (share if is_centred else jnp.zeros_like(share))
     is_full = rank >= n_rows - jnp.asarray(is_centred, dtype)
     return Residual(
@@ -114,9 +114,3 @@ def _damping(singular: jax.Array, alpha: jax.Array, is_full: jax.Array) -> jax.A
     keep = singular > 0
     total = jnp.where(keep, singular**2 + alpha, 1)
     return jnp.where(keep, jnp.where(is_full, 1, alpha) / total, 0 * singular)
-
-
-def _named(squares: jax.Array, truth: Truth, name: str) -> jax.Array:
-    if name == "neg_mse":
-        return -squares / jnp.maximum(truth.weight.sum(), jnp.finfo(squares.dtype).tiny)
-    return 1 - squares / truth.spread[None, :]

@@ -15,7 +15,7 @@ from jaxalign.compute.folds import SCHEMES
 from jaxalign.compute.held_out import Side, predict
 from jaxalign.compute.linalg import SOLVERS, basis_size
 from jaxalign.compute.permute import over_labellings, summarise
-from jaxalign.compute.stats import centre, is_constant, mean, pearson, r2, scale
+from jaxalign.compute.stats import centre, is_constant, mean, pearson, r2, zscore
 from jaxalign.contracts import Design, Features, Folds, Null, Responses, Scores
 
 AUTO_ALPHAS = (1e-4, 1e6, 25)
@@ -143,10 +143,7 @@ class Ridge:
 
         (n_stimuli, n_targets) -> (n_stimuli, n_targets); a constant target becomes 0.
         """
-        values = responses.values
-        rows = jnp.ones(values.shape[0], bool)
-        sd = scale(values, rows)
-        return jnp.where(sd[None, :] > 0, centre(values, rows) / jnp.where(sd > 0, sd, 1)[None, :], 0)
+        return zscore(responses.values, jnp.ones(responses.values.shape[0], bool))
 
     def score(self, features_state: RidgeState, responses_state: jax.Array, design: Design, null: Null) -> Scores:
         """Score a block of layers against a tile of targets, under the observed and the permuted labellings."""
