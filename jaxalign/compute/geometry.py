@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.compute.gram import correlation_rdm, n_stimuli_of, pair_index
-from jaxalign.compute.permute import over_labellings, summarise
+from jaxalign.compute.permute import summarise
 from jaxalign.compute.stats import dot, rank, unit_norm
+from jaxalign.compute.trace import under_labellings
 from jaxalign.contracts import Design, Features, Null, Patterns, Rdms, Scores
 
 COMPARATORS = ("spearman", "pearson")
@@ -89,9 +90,9 @@ class Rsa:
         ours = Dissimilarities(features_state.values.T, features_state.rounding)
         n_stimuli = n_stimuli_of(responses_state.values.shape[0])
         everything = np.arange(ours.values.shape[0])
-        relabelled = _under_labelling(self.standard(ours, everything).T, self.standard(responses_state, everything))
         folds = self._fold_scores(ours, responses_state, parts_of_pairs(n_stimuli, self.n_folds))
-        scores = over_labellings(relabelled, null)
+        sides = (self.standard(side, everything) for side in (ours, responses_state))
+        scores = under_labellings(*sides, null.rows, "triangle")
         return summarise(scores[:, :, None, :], folds[:, :, None, :], null, tail=self.tail)
 
     def standard(self, side: Dissimilarities, pairs: np.ndarray) -> jax.Array:
@@ -111,21 +112,14 @@ def _rounding(values: jax.Array) -> float:
     return ROUNDING_EPS * float(jnp.finfo(values.dtype).eps)
 
 
-def parts_of_pairs(n_stimuli: int, n_folds: int) -> list[np.ndarray]:
-    """Pairs inside each of n_folds interleaved parts of the stimuli; none when a part would hold under 4 stimuli."""
+def parts_of_stimuli(n_stimuli: int, n_folds: int) -> list[np.ndarray]:
+    """Disjoint interleaved parts of the stimuli; none when a part would hold under 4 stimuli."""
     if n_folds < 2 or n_stimuli // n_folds < 4:
         return []
+    return [np.arange(fold, n_stimuli, n_folds) for fold in range(n_folds)]
+
+
+def parts_of_pairs(n_stimuli: int, n_folds: int) -> list[np.ndarray]:
+    """Pairs inside each of those parts."""
     index = pair_index(n_stimuli)
-    parts = [np.arange(fold, n_stimuli, n_folds) for fold in range(n_folds)]
-    return [index[np.ix_(part, part)][np.triu_indices(len(part), 1)] for part in parts]
-
-
-def _under_labelling(ours: jax.Array, theirs: jax.Array):
-    """Score of a labelling: relabel the responses' RDMs by one row gather, then one matrix product.
-
-    (n_fits, n_pairs), (n_pairs, n_targets) -> function of (n_stimuli,) rows -> (n_fits, n_targets)
-    """
-    n_stimuli = n_stimuli_of(theirs.shape[0])
-    index = jnp.asarray(pair_index(n_stimuli))
-    first, second = np.triu_indices(n_stimuli, 1)
-    return lambda rows: dot(ours, theirs[index[rows[first], rows[second]]])
+    return [index[np.ix_(part, part)][np.triu_indices(len(part), 1)] for part in parts_of_stimuli(n_stimuli, n_folds)]
