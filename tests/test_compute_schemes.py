@@ -1,9 +1,9 @@
-"""The guard refuses nulls that are too narrow, and a simulation shows why; groups move whole."""
+"""The guard refuses nulls that are too narrow, and a simulation shows why."""
 
 import numpy as np
 import pytest
 
-from jaxalign.compute import folds, permute, schemes
+from jaxalign.compute import folds, schemes
 
 N, WIDTH, N_FOLDS, ALPHA, N_PERMUTATIONS = 60, 20, 5, 20.0, 99
 
@@ -98,40 +98,3 @@ def test_false_positive_rates_of_both_nulls_under_k_fold():
 @pytest.mark.slow
 def test_both_nulls_hold_their_rate_on_a_fixed_split():
     np.testing.assert_allclose(false_positive_rates(1000, 1, seed=2), 0.05, atol=0.015)
-
-
-# Groups.
-
-GROUPS = np.array(["b", "a", "b", "c", "a", "c", "b", "a", "c"])
-
-
-def test_groups_move_whole_and_keep_their_order():
-    members = [np.array([0, 2, 6]), np.array([1, 4, 7]), np.array([3, 5, 8])]
-    for row in schemes.group_labellings(GROUPS, 50, 0):
-        sources = {tuple(row[place]) for place in members}
-        assert sources == {tuple(place) for place in members}
-
-
-def test_every_order_of_the_groups_is_equally_likely():
-    rows = schemes.group_labellings(GROUPS, 3000, 0)[1:]
-    orders, counts = np.unique(rows, axis=0, return_counts=True)
-    assert len(orders) == 6
-    np.testing.assert_allclose(counts / 3000, 1 / 6, atol=4 * np.sqrt(5 / 36 / 3000))
-
-
-def test_the_first_group_labelling_is_the_identity_and_none_depends_on_how_many_there_are():
-    rows = schemes.group_labellings(GROUPS, 30, 7)
-    np.testing.assert_array_equal(rows[0], np.arange(9))
-    np.testing.assert_array_equal(schemes.group_labellings(GROUPS, 5, 7), rows[:6])
-    assert rows.dtype == permute.labellings(9, 1, 7).dtype
-    assert (schemes.group_labellings(GROUPS, 30, 8) != rows).any()
-
-
-def test_groups_of_different_sizes_are_refused_with_their_sizes():
-    with pytest.raises(ValueError, match=r"3 groups differ in size \(2 of size 1, 1 of size 2\)"):
-        schemes.group_labellings(np.array([0, 0, 1, 2]), 3, 0)
-
-
-def test_one_group_is_refused():
-    with pytest.raises(ValueError, match="1 group of 4 stimuli: whole groups trade places, so 2 are needed"):
-        schemes.group_labellings(np.zeros(4), 3, 0)
