@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from jaxalign.api import predict as predict
     from jaxalign.api import rdm as rdm
     from jaxalign.api import rsa as rsa
+    from jaxalign.api import similarity as similarity
+    from jaxalign.compute import labellings as labellings
     from jaxalign.compute.correlation import Correlation as Correlation
     from jaxalign.compute.geometry import Rsa as Rsa
     from jaxalign.compute.ridge import Ridge as Ridge
+    from jaxalign.compute.similarity import Similarity as Similarity
     from jaxalign.estimators import BandedRidgeCV as BandedRidgeCV
     from jaxalign.estimators import FractionalRidgeCV as FractionalRidgeCV
     from jaxalign.estimators import RidgeCV as RidgeCV
@@ -32,12 +35,15 @@ _HOMES = {
     "compute": "jaxalign.compute",
     "errors": "jaxalign.errors",
     "results": "jaxalign.results",
+    "labellings": "jaxalign.compute.labellings",
     "Correlation": "jaxalign.compute.correlation",
     "Ridge": "jaxalign.compute.ridge",
     "Rsa": "jaxalign.compute.geometry",
+    "Similarity": "jaxalign.compute.similarity",
     "load": "jaxalign.results",
     "rdm": "jaxalign.api",
     "rsa": "jaxalign.api",
+    "similarity": "jaxalign.api",
     "encode": "jaxalign.api",
     "correlate": "jaxalign.api",
     "predict": "jaxalign.api",

@@ -169,13 +169,21 @@ class Metric(Protocol):
         statistics: names of what it scores.
         tail: "greater" or "two-sided".
         takes: the responses it is given, "responses" (targets) or "patterns" (over channels).
+        least_width: units that the pattern of a layer, and of the responses, must have.
+        takes_rdms: either side may be given RDMs.
         uses_folds: fits weights on training rows; a given test set is then all that is scored and relabelled.
     """
 
-    statistics: ClassVar[tuple[str, ...]]
     tail: ClassVar[str]
     takes: ClassVar[str]
+    takes_rdms: ClassVar[bool]
     uses_folds: ClassVar[bool]
+
+    @property
+    def statistics(self) -> tuple[str, ...]: ...
+
+    @property
+    def least_width(self) -> int: ...
 
     @property
     def n_permutations(self) -> int: ...

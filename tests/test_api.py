@@ -69,7 +69,17 @@ def test_encode_takes_a_given_test_set(problem):
 def test_results_become_a_table_with_one_row_per_statistic_and_target(problem):
     features, responses = problem
     frame = jaxalign.encode(features, responses, metric=Ridge(n_permutations=0)).to_frame()
-    assert list(frame.columns) == ["statistic", "target_0", "target_1", "value", "p", "p_corrected"]
+    assert list(frame.columns) == [
+        "statistic",
+        "target_0",
+        "target_1",
+        "value",
+        "z",
+        "p",
+        "p_floor",
+        "p_corrected",
+        "family_size",
+    ]
     assert len(frame) == 2 * 12
 
 
@@ -89,7 +99,7 @@ def test_float64_is_kept_when_it_is_enabled(problem):
         (lambda x, y: jaxalign.rsa(np.zeros(7), y), "7 pairs is not n\\(n-1\\)/2"),
         (lambda x, y: jaxalign.correlate(np.full(40, np.nan), y), "40 of 40 values are NaN or Inf"),
         (lambda x, y: jaxalign.encode(x[:3], y[:3]), "3 stimuli \\(or groups\\) cannot fill 5 folds"),
-        (lambda x, y: jaxalign.rdm(x[:, :1]), "needs at least 2 columns"),
+        (lambda x, y: jaxalign.rdm(x[:, :1]), "a pattern needs at least 2"),
     ],
 )
 def test_wrong_input_is_named_with_numbers(problem, call, said):

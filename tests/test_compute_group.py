@@ -178,7 +178,7 @@ def test_scores_of_one_size_have_no_t_and_disturb_no_other_cell(value):
 # What is refused.
 
 
-@pytest.mark.parametrize("score", ["cka_biased", "rv", "dcor", "hsic", "mutual_knn", "cosine", "r2"])
+@pytest.mark.parametrize("score", ["cka_biased", "rv", "dcor", "hsic_biased", "mutual_knn", "cosine", "r2"])
 def test_scores_that_are_not_zero_without_effect_are_refused_unless_calibrated(score):
     with pytest.raises(ValueError, match=rf"{score} is not 0 on average .*is .27 at 200 stimuli"):
         test(scores(), score=score)

@@ -8,9 +8,11 @@ import oracles
 import pytest
 from oracles import null_of, scores_of
 from scipy import stats as scipy_stats
+from scipy.spatial import distance
 
-from jaxalign.compute import ceiling, folds
+from jaxalign.compute import ceiling, comparators, folds
 from jaxalign.compute.geometry import Rsa, parts_of_pairs
+from jaxalign.compute.masked import pairs_under
 from jaxalign.compute.permute import labellings
 from jaxalign.contracts import Features, Patterns, Rdms
 
@@ -283,8 +285,41 @@ def test_the_mean_over_subjects_has_its_own_null(comparator):
 
 
 def test_an_unknown_comparator_is_named_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"comparator='kendall' is not one of spearman, pearson"):
-        Rsa(comparator="kendall")
+    with pytest.raises(ValueError, match=r"comparator='spearmann' is not known.*spearman"):
+        Rsa(comparator="spearmann")
+
+
+@pytest.mark.parametrize("comparator", ["rho-a", "cosine", "corr_cov", "tau-b"])
+def test_other_comparators_are_taken_under_every_labelling_and_in_every_part(comparator):
+    """Each relabelled RDM compared anew, by the functions that are held against rsatoolbox."""
+    features, patterns = planted()
+    found = run(Rsa(comparator=comparator, n_folds=3), features, patterns)
+    ours, theirs = (np.stack([one[np.triu_indices(N, 1)] for one in side], axis=1) for side in squares())
+    with jax.enable_x64(True):
+        values = np.stack([comparators.compare(ours, theirs[pairs_under(row)], comparator, 1e-12) for row in ROWS])
+        part = parts_of_pairs(N, 3)[1]
+        in_part = np.asarray(comparators.compare(ours[part], theirs[part], comparator, 1e-12))
+    np.testing.assert_allclose(found.value[:, 0], values[0], atol=1e-9)
+    np.testing.assert_allclose(found.fold_value[:, 1, 0], in_part, atol=1e-9)
+    mean, sd = values.mean(0), values.std(0)
+    np.testing.assert_allclose(found.z[:, 0], (values[0] - mean) / sd, atol=1e-6)
+
+
+def test_distances_of_both_sides_and_z_scored_units_are_as_named():
+    features, patterns = planted()
+    metric = Rsa(distance="euclidean", responses_distance="cosine", is_zscored=True, n_folds=0)
+    found = run(metric, features, patterns).value[:, 0]
+    unit = (features - features.mean(1, keepdims=True)) / features.std(1, keepdims=True)
+    expected = [
+        [
+            scipy_stats.spearmanr(distance.pdist(layer, "euclidean"), distance.pdist(patterns[:, :, t], "cosine"))[0]
+            for t in range(N_TARGETS)
+        ]
+        for layer in unit
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    with pytest.raises(ValueError, match=r"crossnobis.*jaxalign\.rdm"):
+        Rsa(distance="crossnobis")
 
 
 # Real data: human IT of four subjects against eight models of 92 objects.

@@ -1,4 +1,4 @@
-"""Scores in one call: ridge, RSA and correlation of one layer with all targets."""
+"""Scores in one call: ridge and correlation of one layer with all targets."""
 
 from __future__ import annotations
 
@@ -7,35 +7,15 @@ from functools import cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxalign.api.checks import all_rows, both, design_of, finite, matrix, width_of
+from jaxalign.api.checks import all_rows, both, design_of, width_of
 from jaxalign.api.result import Result
 from jaxalign.compute.correlation import Correlation
-from jaxalign.compute.geometry import Rsa
-from jaxalign.compute.gram import correlation_rdm, n_stimuli_of
 from jaxalign.compute.inference import p_corrected, p_value
 from jaxalign.compute.permute import labellings
 from jaxalign.compute.ridge import Ridge
-from jaxalign.contracts import Design, Features, Metric, Null, Rdms, Responses, Scores
-from jaxalign.errors import DataError
-
-
-def rdm(patterns: Any) -> np.ndarray:
-    """Correlation RDM: 1 - Pearson r between the patterns of every two stimuli.
-
-    Args:
-        patterns: (n_stimuli, n_features), any unit.
-    Returns:
-        (n_pairs,) upper triangle row by row; NaN for pairs with a constant pattern.
-    Raises:
-        DataError: if it is not a finite matrix of at least 2 columns.
-    """
-    values = matrix(patterns, "patterns")
-    if values.shape[1] < 2:
-        raise DataError(f"patterns has shape {values.shape}: a correlation RDM needs at least 2 columns.")
-    return np.asarray(jax.jit(correlation_rdm)(values, jnp.asarray(values.shape[1], jnp.int32)))
+from jaxalign.contracts import Design, Features, Metric, Null, Responses, Scores
 
 
 def encode(
@@ -69,34 +49,9 @@ def encode(
     x, y, shape = both(features, responses)
     design = design_of(metric, len(x), seed, test=test, groups=groups, runs=runs, weights=weights)
     n_relabelled = int(design.outer.is_test.sum()) if design.is_fixed_split else len(x)
-    scores = _score(metric, Features(x[None], width_of(x)), Responses(y), design, n_relabelled, seed)
-    return _result(metric, scores, shape)
-
-
-def rsa(features: Any, responses: Any, *, metric: Rsa | None = None, seed: int = 0) -> Result:
-    """RSA of one layer with responses over the same stimuli.
-
-    Args:
-        features: (n_stimuli, n_features), or (n_pairs,) of a given RDM.
-        responses: patterns (n_stimuli, n_channels) or (n_stimuli, n_channels, n_time_bins), or (n_pairs,) of a given
-            RDM.
-        metric: settings, `Rsa()` when None.
-        seed: of permutations.
-    Returns:
-        Result with statistic rsa: one score, or one per time bin.
-    Raises:
-        DataError: if the two sides have different numbers of stimuli or values are not finite.
-    """
-    metric = metric or Rsa()
-    ours, n_ours = _dissimilarities(features, "features")
-    theirs, n_theirs = _dissimilarities(responses, "responses")
-    if n_ours != n_theirs:
-        raise DataError(
-            f"features has {n_ours} stimuli and responses has {n_theirs}: both must be ordered by the same stimuli."
-        )
-    scores = _score(metric, Rdms(ours), Rdms(theirs), all_rows(n_ours), n_ours, seed)
-    shape = theirs.shape[1:] if np.ndim(responses) == 3 else ()
-    return _result(metric, scores, shape)
+    rows = labellings(n_relabelled, metric.n_permutations, seed)
+    scores = scored(metric, Features(x[None], width_of(x)), Responses(y), design, rows)
+    return result_of([metric], [scores], shape)
 
 
 def correlate(feature: Any, responses: Any, *, metric: Correlation | None = None, seed: int = 0) -> Result:
@@ -115,8 +70,9 @@ def correlate(feature: Any, responses: Any, *, metric: Correlation | None = None
     metric = metric or Correlation()
     x, y, shape = both(np.asarray(feature).reshape(-1, 1), responses)
     left, right = Features(x[None], width_of(x)), Responses(y)
-    scores = _score(metric, left, right, all_rows(len(x)), len(x), seed, is_calibrated=False)
-    return _result(metric, scores, shape)
+    rows = labellings(len(x), metric.n_permutations, seed)
+    scores = scored(metric, left, right, all_rows(len(x)), rows, is_calibrated=False)
+    return result_of([metric], [scores], shape)
 
 
 @cache
@@ -131,48 +87,45 @@ def _compiled(metric: Metric) -> Any:
     return jax.jit(run)
 
 
-def _score(
-    metric: Metric, left: Any, right: Any, design: Design, n_relabelled: int, seed: int, is_calibrated: bool = True
+def null_of(rows: np.ndarray, n_targets: int, is_calibrated: bool = True) -> Null:
+    """Labellings of a call whose targets are one family. (n_labellings, n), () -> Null"""
+    return Null(rows, np.zeros((n_targets, 0), np.float32), np.zeros(n_targets, np.int32), 1, is_calibrated)
+
+
+def scored(
+    metric: Metric, left: Any, right: Any, design: Design, rows: np.ndarray, is_calibrated: bool = True
 ) -> Scores:
-    n_targets = right.values.shape[-1]
-    null = Null(
-        labellings(n_relabelled, metric.n_permutations, seed),
-        np.zeros((n_targets, 0), np.float32),
-        np.zeros(n_targets, np.int32),
-        1,
-        is_calibrated,
-    )
+    """Scores of one layer under given labellings, on the host. (n_labellings, n) int32 -> Scores"""
+    null = null_of(rows, right.values.shape[-1], is_calibrated)
     return jax.device_get(_compiled(metric)(left, right, design, null))
 
 
-def _result(metric: Metric, scores: Scores, shape: Sequence[int]) -> Result:
-    value, p, corrected = {}, {}, {}
-    n_permutations = metric.n_permutations
-    for place, statistic in enumerate(metric.statistics):
-        observed = scores.value[0, place]
-        tested = np.abs(observed) if metric.tail == "two-sided" else scores.z[0, place]
-        value[statistic] = observed.reshape(shape)
-        raw = np.where(np.isnan(observed), np.nan, p_value(scores.exceed_count[0, place], n_permutations))
-        p[statistic] = raw.reshape(shape)
-        corrected[statistic] = p_corrected(tested, scores.maxima[0, place, 0]).reshape(shape)
-    alpha = None if np.isnan(scores.alpha).all() else scores.alpha[0].reshape(shape)
-    return Result(value, p, corrected, alpha, n_permutations)
+def result_of(
+    metrics: Sequence[Metric], scores: Sequence[Scores], shape: Sequence[int], names: Sequence[str] | None = None
+) -> Result:
+    """Scores of one or several metrics under the same labellings as one labelled result.
 
-
-def _dissimilarities(given: Any, name: str) -> tuple[np.ndarray, int]:
-    """One side of RSA as RDMs, and its number of stimuli. -> (n_pairs, n_rdms)
-
-    One dimension is a given RDM; more are patterns, the last of three being time bins.
+    Args:
+        metrics: one per scores; those of several have one statistic each.
+        scores: of one layer against the targets of the call.
+        shape: of the targets.
+        names: of the statistics, when there are several metrics.
+    Returns:
+        Result; the corrected p of several metrics hold over all of them.
     """
-    values = finite(given, name)
-    if values.ndim == 1:
-        try:
-            return values[:, None], n_stimuli_of(len(values))
-        except ValueError as error:
-            raise DataError(f"{name}: {error}") from error
-    if values.ndim > 3:
-        raise DataError(
-            f"{name} has shape {values.shape}: an RDM (n_pairs,) or patterns of 2 or 3 dimensions are needed."
-        )
-    patterns = values[:, :, None] if values.ndim == 2 else values
-    return np.stack([rdm(patterns[:, :, place]) for place in range(patterns.shape[2])], axis=1), len(values)
+    value, z, p, corrected = {}, {}, {}, {}
+    shared = np.max([one.maxima[0, 0, 0] for one in scores], axis=0) if len(metrics) > 1 else None
+    n_permutations = scores[0].maxima.shape[-1] - 1
+    for index, (metric, one) in enumerate(zip(metrics, scores, strict=True)):
+        for place, statistic in enumerate(metric.statistics):
+            name = statistic if names is None else names[index]
+            observed = one.value[0, place]
+            is_raw = metric.tail == "two-sided"
+            tested = np.abs(observed) if is_raw else one.z[0, place]
+            raw = np.where(np.isnan(observed), np.nan, p_value(one.exceed_count[0, place], n_permutations))
+            maxima = one.maxima[0, place, 0] if shared is None else shared
+            value[name], z[name] = observed.reshape(shape), one.z[0, place].reshape(shape)
+            p[name], corrected[name] = raw.reshape(shape), p_corrected(tested, maxima).reshape(shape)
+    alpha = scores[0].alpha
+    chosen = None if np.isnan(alpha).all() else alpha[0].reshape(shape)
+    return Result(value, p, corrected, chosen, n_permutations, z, is_one_family=shared is not None)

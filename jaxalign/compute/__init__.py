@@ -3,6 +3,7 @@
 from jaxalign.compute.correlation import Correlation
 from jaxalign.compute.geometry import Rsa
 from jaxalign.compute.ridge import Ridge
+from jaxalign.compute.similarity import Similarity
 
-METRICS = {"ridge": Ridge, "rsa": Rsa, "correlation": Correlation}
+METRICS = {"ridge": Ridge, "rsa": Rsa, "similarity": Similarity, "correlation": Correlation}
 """Name in the configuration -> frozen dataclass; the class is the schema of its own configuration group."""

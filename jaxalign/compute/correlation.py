@@ -26,6 +26,8 @@ class Correlation:
     statistics: ClassVar[tuple[str, ...]] = ("pearson_r",)
     tail: ClassVar[str] = "two-sided"
     takes: ClassVar[str] = "responses"
+    takes_rdms: ClassVar[bool] = False
+    least_width: ClassVar[int] = 1
     uses_folds: ClassVar[bool] = False
 
     n_permutations: int = 10_000

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxalign.compute.distances import dissimilarities
 from jaxalign.compute.geometry import ROUNDING_EPS, Dissimilarities, Rsa
-from jaxalign.compute.gram import correlation_rdm
 
 
 def encoding_rsa(predicted: jax.Array, measured: jax.Array, *, comparator: str = "spearman") -> jax.Array:
@@ -16,7 +16,7 @@ def encoding_rsa(predicted: jax.Array, measured: jax.Array, *, comparator: str =
     Args:
         predicted: (n_test, n_channels, n_time_bins), any unit.
         measured: (n_test, n_channels, n_time_bins), one unit for all channels.
-        comparator: "spearman" (ties share their mean rank) or "pearson", over the upper triangles.
+        comparator: "spearman" (ties share their mean rank), "pearson" or another of `comparators.STANDARD`.
     Returns:
         (n_time_bins,) scores; 0 where one pattern, up to its mean and size, is predicted for all stimuli; NaN where a
         stimulus has the same value at all channels, or the dissimilarities of either side are otherwise all equal.
@@ -38,7 +38,7 @@ def encoding_rsa(predicted: jax.Array, measured: jax.Array, *, comparator: str =
 
     def one(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
         """(n_test, n_channels) twice -> ()"""
-        guess, truth = (correlation_rdm(patterns, width)[:, None] for patterns in pair)
+        guess, truth = (dissimilarities(patterns, width, "correlation")[:, None] for patterns in pair)
         pairs = np.arange(guess.shape[0])
         ours, theirs = (rsa.standard(Dissimilarities(rdm, rounding), pairs) for rdm in (guess, truth))
         ours = jnp.where(jnp.max(guess) <= _noise(pair[0]), 0, ours)

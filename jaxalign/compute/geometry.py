@@ -1,4 +1,4 @@
-"""Representational similarity: one correlation of two RDMs, under all labellings, as a gather and a matrix product."""
+"""Representational similarity: RDMs of layers against RDMs of responses, under all labellings."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign.compute.gram import correlation_rdm, n_stimuli_of, pair_index
+from jaxalign.compute.comparators import STANDARD, canonical, packing, standard
+from jaxalign.compute.distances import CROSS_VALIDATED, dissimilarities, distance_name
+from jaxalign.compute.gram import n_stimuli_of, pair_index
+from jaxalign.compute.kendall import kendall_state, kendall_under
 from jaxalign.compute.permute import summarise
-from jaxalign.compute.stats import dot, rank, unit_norm
+from jaxalign.compute.stats import zscore
 from jaxalign.compute.trace import under_labellings
 from jaxalign.contracts import Design, Features, Null, Patterns, Rdms, Scores
 
-COMPARATORS = ("spearman", "pearson")
-
-
 ROUNDING_EPS = 8
-"""Correlation distances carry a rounding error of a few eps of the largest of them; given RDMs are taken as exact."""
+"""Distances that are computed carry a rounding error of a few eps of the largest of them; given RDMs are taken as exact."""
 
 
 @jax.tree_util.register_dataclass
@@ -38,13 +38,17 @@ class Dissimilarities:
 
 @dataclass(frozen=True)
 class Rsa:
-    """Correlation between the RDM of a layer and the RDM of the responses, over the scored stimuli.
+    """Comparison of the RDM of a layer with the RDM of the responses, over the scored stimuli.
 
-    Either side is a given RDM, or patterns from which a correlation RDM (1 - Pearson r) is made. A permutation
-    relabels stimuli: rows and columns of the RDM together, never its entries. Ranks are taken once.
+    Either side is a given RDM, or patterns from which one is made. A permutation relabels stimuli: rows and columns of
+    the RDM together, never its entries. Ranks are taken once.
 
     Attributes:
-        comparator: "spearman" (ties share their mean rank) or "pearson", over the upper triangles.
+        comparator: "spearman" (ties share their mean rank), "pearson", "cosine", "rho-a", "cosine_cov", "corr_cov",
+            "tau-a" or "tau-b", or a name that rsatoolbox or mne-rsa gives one of them.
+        distance: of the layer's RDM, a name in `distances.DISTANCES`.
+        responses_distance: of the responses' RDM; the same when empty.
+        is_zscored: z-score each unit of a layer over the stimuli first; raw by default, as in rsatoolbox.
         n_folds: disjoint parts of the stimuli in which the score is also taken, so that a layer can be chosen on
             one part and scored on another when there is a single subject.
         n_permutations: random relabellings of the stimuli.
@@ -56,22 +60,42 @@ class Rsa:
     statistics: ClassVar[tuple[str, ...]] = ("rsa",)
     tail: ClassVar[str] = "greater"
     takes: ClassVar[str] = "patterns"
+    takes_rdms: ClassVar[bool] = True
     uses_folds: ClassVar[bool] = False
 
     comparator: str = "spearman"
+    distance: str = "correlation"
+    responses_distance: str = ""
+    is_zscored: bool = False
     n_folds: int = 5
     n_permutations: int = 1000
 
     def __post_init__(self) -> None:
-        if self.comparator not in COMPARATORS:
-            raise ValueError(f"comparator={self.comparator!r} is not one of {', '.join(COMPARATORS)}.")
+        canonical(self.comparator)
+        for name in (self.distance, self.responses_distance or self.distance):
+            if distance_name(name) in (*CROSS_VALIDATED, "mahalanobis"):
+                raise ValueError(
+                    f"distance={name!r} needs repetitions or a noise covariance: make the RDMs with jaxalign.rdm, and score these."
+                )
+
+    @property
+    def least_width(self) -> int:
+        """Units that a pattern needs."""
+        named = {distance_name(self.distance), distance_name(self.responses_distance or self.distance)}
+        return 2 if named & {"correlation", "cosine"} else 1
 
     def features_state(self, features: Features | Rdms, design: Design, platform: str) -> Dissimilarities:
         """Dissimilarities of each layer of a block, (n_fits, n_pairs)."""
         if isinstance(features, Rdms):
             return Dissimilarities(features.values.T)
         rows = features.values[:, design.rsa_rows]
-        values = jax.lax.map(lambda layer: correlation_rdm(*layer), (rows, features.widths))
+
+        def of_layer(layer: tuple[jax.Array, jax.Array]) -> jax.Array:
+            values, width = layer
+            values = zscore(values, jnp.ones(values.shape[0], bool)) if self.is_zscored else values
+            return dissimilarities(values, width, self.distance)
+
+        values = jax.lax.map(of_layer, (rows, features.widths))
         return Dissimilarities(values, _rounding(values))
 
     def responses_state(self, responses: Patterns | Rdms, design: Design) -> Dissimilarities:
@@ -80,32 +104,47 @@ class Rsa:
             return Dissimilarities(responses.values)
         patterns = jnp.moveaxis(responses.values[design.rsa_rows], 2, 0)
         width = jnp.asarray(patterns.shape[2], jnp.int32)
-        values = jax.lax.map(lambda pattern: correlation_rdm(pattern, width), patterns).T
+        distance = self.responses_distance or self.distance
+        values = jax.lax.map(lambda pattern: dissimilarities(pattern, width, distance), patterns).T
         return Dissimilarities(values, _rounding(values))
 
     def score(
         self, features_state: Dissimilarities, responses_state: Dissimilarities, design: Design, null: Null
     ) -> Scores:
-        """Correlate all layers of a block with all targets of a tile under every labelling."""
+        """Compare all layers of a block with all targets of a tile under every labelling."""
         ours = Dissimilarities(features_state.values.T, features_state.rounding)
         n_stimuli = n_stimuli_of(responses_state.values.shape[0])
-        everything = np.arange(ours.values.shape[0])
         folds = self._fold_scores(ours, responses_state, parts_of_pairs(n_stimuli, self.n_folds))
-        sides = (self.standard(side, everything) for side in (ours, responses_state))
-        scores = under_labellings(*sides, null.rows, "triangle")
+        scores = self.under(ours, responses_state, null.rows)
         return summarise(scores[:, :, None, :], folds[:, :, None, :], null, tail=self.tail)
 
+    def under(self, ours: Dissimilarities, theirs: Dissimilarities, rows: jax.Array) -> jax.Array:
+        """Scores under labellings of the stimuli of `theirs`.
+
+        (n_pairs, n_fits), (n_pairs, n_targets), (n_labellings, n_stimuli) -> (n_labellings, n_fits, n_targets)
+        """
+        name = canonical(self.comparator)
+        if name in STANDARD:
+            everything = np.arange(ours.values.shape[0])
+            one, other = (self.standard(side, everything) for side in (ours, theirs))
+            return under_labellings(one, other, rows, packing(name))
+        state, their_state = (kendall_state(side.values, side.rounding) for side in (ours, theirs))
+        return jax.lax.map(lambda labelling: kendall_under(state, their_state, labelling, name), rows)
+
     def standard(self, side: Dissimilarities, pairs: np.ndarray) -> jax.Array:
-        """Some pairs, ranked (spearman), centred, of length 1. -> (n_pairs, m); NaN for a constant RDM"""
-        values = side.values[pairs]
-        ranked = rank(values, side.rounding) if self.comparator == "spearman" else values
-        return unit_norm(ranked, jnp.ones(values.shape[0], bool))
+        """Some pairs in the form whose dot products are the scores. -> (n_packed, m); NaN for a constant RDM"""
+        return standard(side.values[pairs], self.comparator, side.rounding)
 
     def _fold_scores(self, ours: Dissimilarities, theirs: Dissimilarities, parts: list[np.ndarray]) -> jax.Array:
         """The same score inside disjoint parts of the stimuli. -> (n_fits, n_folds, n_targets)"""
         if not parts:
             return jnp.zeros((ours.values.shape[1], 0, theirs.values.shape[1]), ours.values.dtype)
-        return jnp.stack([dot(self.standard(ours, part).T, self.standard(theirs, part)) for part in parts], axis=1)
+        found = []
+        for part in parts:
+            identity = jnp.arange(n_stimuli_of(len(part)), dtype=jnp.int32)[None]
+            one, other = (Dissimilarities(side.values[part], side.rounding) for side in (ours, theirs))
+            found.append(self.under(one, other, identity)[0])
+        return jnp.stack(found, axis=1)
 
 
 def _rounding(values: jax.Array) -> float:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.compute.bootstrap import GENERALISES, MIN_SUBJECTS
+from jaxalign.compute.measures import MEASURES
 from jaxalign.compute.multiplicity import check_tail, exact_p, flip_floor, in_steps
 from jaxalign.compute.permute import TIE
 from jaxalign.compute.stats import dot
@@ -15,15 +16,12 @@ from jaxalign.errors import nearest
 
 STATISTICS = ("t", "mean")
 CENTRED = (
-    "z", "pearson_r", "pearson", "corr", "spearman", "rho_a", "tau_a", "tau_b", "kendall", "corr_cov", "partial",
-    "partial_spearman", "cka",
+    "z", "pearson_r", "pearson", "corr", "spearman", "rsa", "rho_a", "tau_a", "tau_b", "kendall", "corr_cov", "partial",
+    "partial_spearman", *(name for name, measure in MEASURES.items() if not measure.is_biased),
 )  # fmt: skip
 """Scores that are 0 on average where nothing is shared, so that flipping their signs is a null; `cka` is the debiased one."""
 
-BIASED = (
-    "cka_biased", "cka_rbf", "rv", "hsic", "hsic_rbf", "dcor", "dcor_squared", "mutual_knn", "cknna", "mi_gaussian",
-    "procrustes", "cosine", "cosine_cov", "r2",
-)  # fmt: skip
+BIASED = ("cosine", "cosine_cov", "r2", *(name for name, measure in MEASURES.items() if measure.is_biased))
 """Scores that are not 0 on average where nothing is shared; calibrated by their null they may be tested."""
 
 VALUES_PER_CHUNK = 1 << 22

@@ -77,6 +77,8 @@ class Ridge:
     statistics: ClassVar[tuple[str, ...]] = ("pearson_r", "r2")
     tail: ClassVar[str] = "greater"
     takes: ClassVar[str] = "responses"
+    takes_rdms: ClassVar[bool] = False
+    least_width: ClassVar[int] = 1
     uses_folds: ClassVar[bool] = True
 
     n_outer: int = 5

@@ -55,6 +55,7 @@ class Similarity:
 
     tail: ClassVar[str] = "greater"
     takes: ClassVar[str] = "patterns"
+    takes_rdms: ClassVar[bool] = False
     uses_folds: ClassVar[bool] = False
 
     measure: str = "cka"
@@ -73,6 +74,11 @@ class Similarity:
     @property
     def statistics(self) -> tuple[str, ...]:
         return (measure_of(self.measure)[0],)
+
+    @property
+    def least_width(self) -> int:
+        """Units that a pattern needs."""
+        return 1
 
     def features_state(self, features: Features | Rdms, design: Design, platform: str) -> Bases:
         """Matrix of each layer of a block."""
@@ -143,16 +149,15 @@ class Similarity:
         """Scores by a measure that is no inner product."""
         name = measure_of(self.measure)[0]
         if name == "cknna":
-            make = partial(pairwise.neighbourhood, n_neighbours=self.n_neighbours)
-            sides = [jax.lax.map(make, side.values) for side in (ours, theirs)]
-            return pairwise.under_labellings(pairwise.cknna, *sides, _relabel_neighbourhood, rows)
+            around = partial(pairwise.neighbourhood, n_neighbours=self.n_neighbours)
+            near, other = (jax.lax.map(around, side.values) for side in (ours, theirs))
+            return pairwise.under_labellings(pairwise.cknna, near, other, _relabel_neighbourhood, rows)
         make = pairwise.unit_columns if name == "mi_gaussian" else pairwise.unit_shape
-        values = [jax.lax.map(make, side.values) for side in (ours, theirs)]
+        one, two = (jax.lax.map(make, side.values) for side in (ours, theirs))
         if name == "procrustes":
-            return pairwise.under_labellings(pairwise.procrustes, *values, _relabel_rows, rows)
-        dtype = values[0].dtype
-        sides = [(value, side.widths.astype(dtype)) for value, side in zip(values, (ours, theirs), strict=True)]
-        return pairwise.under_labellings(_information, *sides, _relabel_with_width, rows)
+            return pairwise.under_labellings(pairwise.procrustes, one, two, _relabel_rows, rows)
+        left, right = (one, ours.widths.astype(one.dtype)), (two, theirs.widths.astype(two.dtype))
+        return pairwise.under_labellings(_information, left, right, _relabel_with_width, rows)
 
     def _part(self, side: Bases, part: np.ndarray) -> Bases:
         """The same side with some stimuli only."""

@@ -6,8 +6,35 @@ from typing import Any
 
 from jaxalign.results.frames import Finding, has_channels, has_times, is_missing
 
-METRIC_NAMES = {"ridge": "ridge regression", "rsa": "RSA", "correlation": "correlation with single features"}
-STATISTIC_NAMES = {"pearson_r": "Pearson r", "r2": "R2", "rsa": "RSA score"}
+METRIC_NAMES = {
+    "ridge": "ridge regression",
+    "rsa": "RSA",
+    "similarity": "similarity of patterns",
+    "correlation": "correlation with single features",
+}
+STATISTIC_NAMES = {
+    "pearson_r": "Pearson r",
+    "r2": "R2",
+    "rsa": "RSA score",
+    "cka": "CKA (linear, debiased)",
+    "cka_rbf": "CKA (RBF, debiased)",
+    "cka_biased": "CKA (linear, biased)",
+    "cka_rbf_biased": "CKA (RBF, biased)",
+    "rv": "RV coefficient (biased)",
+    "hsic": "HSIC (linear, debiased)",
+    "hsic_rbf": "HSIC (RBF, debiased)",
+    "hsic_biased": "HSIC (linear, biased)",
+    "hsic_rbf_biased": "HSIC (RBF, biased)",
+    "dcor_debiased": "distance correlation (squared, debiased)",
+    "dcor": "distance correlation (biased)",
+    "dcor_squared": "distance correlation (squared, biased)",
+    "mutual_knn": "mutual nearest neighbours",
+    "cknna": "CKNNA",
+    "mi_gaussian": "Gaussian information (nats, biased)",
+    "procrustes": "Procrustes similarity (biased)",
+}
+
+_MEASURES = set(STATISTIC_NAMES) - {"pearson_r", "r2", "rsa"}
 
 _METHODS = {
     "ridge": "Ridge regression predicts each target (a channel in a time bin) from the features of a layer. Each "
@@ -15,7 +42,10 @@ _METHODS = {
     "responses to stimuli that neither fitted the weights nor chose the penalty.",
     "rsa": "Representational similarity analysis correlates two sets of dissimilarities between all pairs of stimuli: "
     "those between the features of a layer and those between the patterns of responses. The request under Provenance "
-    "names the correlation.",
+    "names the comparison and the distance.",
+    "similarity": "The patterns of a layer and the patterns of responses over the same stimuli are compared by a "
+    "similarity measure; higher is more similar. Measures marked as biased do not average 0 on noise, and depend on the "
+    "width of a layer: they are compared through z, against their own permutations.",
     "correlation": "Each single feature is correlated with each target over the stimuli; its sign is arbitrary.",
 }
 _GENERAL_METHOD = "The metric compares the features of a layer with the responses, stimulus by stimulus."
@@ -122,7 +152,9 @@ def methods(finding: Finding) -> list[str]:
 
 def _kind(finding: Finding) -> str:
     """The metric itself: a request may hold several of one kind, such as "rsa" and "rsa_pearson"."""
-    return finding["metric"].partition("_")[0]
+    if finding["statistic"] in _MEASURES:
+        return "similarity"
+    return "rsa" if finding["statistic"] == "rsa" else finding["metric"].partition("_")[0]
 
 
 def _second(value: float) -> str:

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign.compute import ceiling
+from jaxalign.compute import ceiling, rdm_ceilings
+from jaxalign.compute.comparators import canonical
+from jaxalign.compute.geometry import Rsa
 from jaxalign.compute.permute import labellings
 from jaxalign.contracts import Design, RdmSet, RunConfig
 from jaxalign.runtime.inputs import Inputs
@@ -97,16 +99,23 @@ def _between_subjects(analysis: Analysis, design: Design, run: RunConfig, inputs
         single = isinstance(inputs.brain, list) and inputs.brain[0].trials is None
         presented = " with one presentation per stimulus" if single else ""
         return Bounds(why_not=f"one subject{presented}, and no other subject to compare with")
-    comparator = analysis.metric.comparator  # type: ignore[attr-defined]
+    if not isinstance(analysis.metric, Rsa):
+        return Bounds(why_not="no ceiling: subjects' matrices have no average whose score would bound this measure")
+    comparator = canonical(analysis.metric.comparator)
+    # Whether subjects agree above chance is one question; it is asked of ranks where the comparator is another.
+    judged = comparator if comparator in ("spearman", "pearson") else "spearman"
     rows = labellings(len(design.rsa_rows), N_CHANCE, run.seed)[1:]
     low, high, is_above, is_mean_above = [], [], [], []
     for rdms in _rdms_of_groups(analysis, design, run, inputs, n_subjects):
-        bounds = ceiling.leave_one_subject_out(rdms, comparator)
-        chance = ceiling.chance_agreement(rdms, comparator, rows)
+        bounds = ceiling.leave_one_subject_out(rdms, judged)
+        agreement = bounds[0]
+        if comparator != judged:
+            bounds = jax.device_get(rdm_ceilings.leave_one_out(jnp.asarray(rdms.T), comparator))
+        chance = ceiling.chance_agreement(rdms, judged, rows)
         low.append(bounds[0])
         high.append(bounds[1])
-        is_above.append(bounds[0] > np.quantile(chance, 0.95, axis=0))
-        is_mean_above.append(bounds[0].mean() > np.quantile(chance.mean(1), 0.95))
+        is_above.append(agreement > np.quantile(chance, 0.95, axis=0))
+        is_mean_above.append(agreement.mean() > np.quantile(chance.mean(1), 0.95))
     statistic = analysis.metric.statistics[0]
     return Bounds(
         names={statistic: ceiling.LEAVE_ONE_SUBJECT_OUT},

@@ -56,7 +56,7 @@ def n_constant_targets(plan: Plan, inputs: Inputs, run: RunConfig) -> int:
 
 
 def _single_unit(plan: Plan, inputs: Inputs) -> list[str]:
-    """Layers whose RDM is undefined, or mostly the doing of one unit (massive activations)."""
+    """Layers whose score is undefined, or mostly the doing of one unit (massive activations)."""
     found = []
     for analysis, design in zip(plan.analyses, plan.design, strict=True):
         if analysis.side == "responses":
@@ -64,7 +64,7 @@ def _single_unit(plan: Plan, inputs: Inputs) -> list[str]:
         for fit in analysis.fits:
             if inputs.is_rdm[fit]:
                 continue
-            if is_flat_layer(inputs, fit, np.asarray(design.rsa_rows)):
+            if analysis.metric.least_width > 1 and is_flat_layer(inputs, fit, np.asarray(design.rsa_rows)):
                 found.append(
                     f"{analysis.name}: {inputs.fits[fit].name} has the same value in all units for some stimuli, so its "
                     "correlation RDM is undefined: its scores are NaN."
@@ -73,7 +73,7 @@ def _single_unit(plan: Plan, inputs: Inputs) -> list[str]:
             share = float(largest_unit_share(jnp.asarray(inputs.features[fit][np.asarray(design.rsa_rows)])))
             if share > MASSIVE_SHARE:
                 found.append(
-                    f"{analysis.name}: one unit of {inputs.fits[fit].name} carries {share:.0%} of its variance over stimuli; its RDM mostly describes that unit."
+                    f"{analysis.name}: one unit of {inputs.fits[fit].name} carries {share:.0%} of its variance over stimuli; the score mostly describes that unit."
                 )
     return found
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxalign.compute import folds
 from jaxalign.compute.gram import n_pairs
 from jaxalign.compute.held_out import ROWS_PER_PRODUCT
+from jaxalign.compute.trace import BLOCK, COLUMNS
 from jaxalign.contracts import Design, MeshConfig, Metric, RdmSet, Recording, RunConfig
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.runtime.inputs import Inputs
@@ -20,6 +21,9 @@ from jaxalign.sources.times import inside
 
 LADDER = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """Sizes of a tile of targets: a fixed few, so that a sweep compiles a handful of programs."""
+
+SMALL = (8, 16, 32)
+"""Smaller tiles, for patterns: their targets are time bins and subjects only, and some comparisons cost much for each."""
 
 MAX_FITS_PER_CALL = 32
 SCHEMA_VERSION = 1
@@ -189,11 +193,12 @@ def _analysis(name: str, run: RunConfig, inputs: Inputs, memory_bytes: int) -> A
     fits = tuple(index for index, owner in enumerate(inputs.model_of) if owner in models)
     side = _side(name, metric, inputs)
     _check_fits(name, metric, side, [inputs.fits[fit] for fit in fits], [inputs.is_rdm[fit] for fit in fits])
-    groups = _groups(side, run, inputs)
+    groups = _groups(metric, side, run, inputs)
     width = max(inputs.fits[fit].width for fit in fits)
     fits_per_call = run.mesh.fits_per_call or _fits_per_call(side, len(fits))
     n_subjects = len(subjects_of(inputs))
-    sizes = {size: _bytes(metric, side, inputs, width, fits_per_call, size) for size in LADDER}
+    ladder = LADDER if side == "responses" else SMALL + LADDER
+    sizes = {size: _bytes(metric, side, inputs, width, fits_per_call, size) for size in ladder}
     padded = {
         kind: _padded_groups(run.mesh, name, len(group), n_subjects, sizes, memory_bytes)
         for kind, group in groups.items()
@@ -215,8 +220,8 @@ def _analysis(name: str, run: RunConfig, inputs: Inputs, memory_bytes: int) -> A
 def _side(name: str, metric: Metric, inputs: Inputs) -> str:
     """How this metric is given the responses."""
     if isinstance(inputs.brain, RdmSet):
-        if metric.takes != "patterns":
-            raise ConfigError(f"metric.{name} needs responses and this data set holds given RDMs: use rsa.")
+        if not metric.takes_rdms:
+            raise ConfigError(f"metric.{name} needs {metric.takes} and this data set holds given RDMs: use rsa.")
         return "rdms"
     return metric.takes
 
@@ -224,7 +229,7 @@ def _side(name: str, metric: Metric, inputs: Inputs) -> str:
 def _check_fits(name: str, metric: Metric, side: str, fits: list[Any], is_rdm: list[bool]) -> None:
     if not fits:
         raise ConfigError(f"metric.{name} has no model to score: check score.{name}.")
-    if side == "responses" and any(is_rdm):
+    if not metric.takes_rdms and any(is_rdm):
         raise ConfigError(
             f"metric.{name} needs features, and {fits[is_rdm.index(True)].name} is a given RDM: use rsa for it, or leave it out with score.{name}."
         )
@@ -237,13 +242,14 @@ def _check_fits(name: str, metric: Metric, side: str, fits: list[Any], is_rdm: l
         raise ConfigError(
             f"metric.{name} takes features of width 1 and got widths {sorted(widths)}: name single features with score.{name}, or use ridge or rsa."
         )
-    if side != "responses" and min(widths) == 1:
+    narrow = [fit for fit in fits if fit.width < metric.least_width]
+    if side == "patterns" and narrow:
         raise ConfigError(
-            f"metric.{name}: {fits[0].name} has width 1, and a correlation RDM needs patterns of at least 2 units: leave it out with score.{name}."
+            f"metric.{name}: {narrow[0].name} has width {narrow[0].width}, and {metric.least_width} units are needed: leave it out with score.{name}, or take another distance."
         )
 
 
-def _groups(side: str, run: RunConfig, inputs: Inputs) -> dict[str, Groups]:
+def _groups(metric: Metric, side: str, run: RunConfig, inputs: Inputs) -> dict[str, Groups]:
     brain = inputs.brain
     nothing = np.full(1, np.nan)
     if isinstance(brain, RdmSet):
@@ -251,9 +257,9 @@ def _groups(side: str, run: RunConfig, inputs: Inputs) -> dict[str, Groups]:
     first = brain[0]
     if side == "patterns":
         _check_repetitions(first)
-        if len(first.channels) < 2:
+        if len(first.channels) < metric.least_width:
             raise ConfigError(
-                f"A pattern over channels needs at least 2 channels; the recording has {len(first.channels)}."
+                f"A pattern over channels needs at least {metric.least_width} channels here; the recording has {len(first.channels)}."
             )
         return {"cells": Groups(("all",) * len(first.starts_s), first.starts_s, first.stops_s)}
     n_times = len(first.starts_s)
@@ -308,11 +314,12 @@ def _padded_groups(
     """Groups per tile: the largest of the ladder that fits in memory, and no larger than the targets need."""
     if mesh.targets_per_call is not None:
         return max(1, mesh.targets_per_call // n_subjects)
-    fitting = [size for size in LADDER if sum(sizes[size].values()) <= limit and size >= n_subjects]
+    fitting = [size for size in sizes if sum(sizes[size].values()) <= limit and size >= n_subjects]
     if not fitting:
-        need = sum(sizes[LADDER[0]].values())
+        smallest = min(sizes)
+        need = sum(sizes[smallest].values())
         raise ConfigError(
-            f"metric.{name} needs {need / GIB:.3g} GiB per device for its smallest tile of {LADDER[0]} targets; {limit / GIB:.3g} GiB may be used. Set mesh.memory_gib={need / GIB * 1.05:.3g} if the device has it, or ask for fewer permutations."
+            f"metric.{name} needs {need / GIB:.3g} GiB per device for its smallest tile of {smallest} targets; {limit / GIB:.3g} GiB may be used. Set mesh.memory_gib={need / GIB * 1.05:.3g} if the device has it, or ask for fewer permutations."
         )
     needed = [size for size in fitting if size >= n_groups * n_subjects]
     return (needed[0] if needed else fitting[-1]) // n_subjects
@@ -337,9 +344,11 @@ def _bytes(metric: Metric, side: str, inputs: Inputs, width: int, n_fits: int, n
     if side == "responses":
         out |= _ridge_bytes(metric, n_rows, max(width, 1), n_fits, n_targets)
     else:
-        pairs = n_pairs(n_rows)
-        out["features"] = 4 * n_fits * (n_rows * width + 3 * pairs)
-        out["dissimilarities of responses"] = 4 * 5 * pairs * n_targets
+        # Given RDMs hold pairs; a similarity measure keeps whole matrices, or patterns when these are larger.
+        entries = n_pairs(n_rows) if metric.takes_rdms else n_rows * max(n_rows, width)
+        out["features"] = 4 * n_fits * (n_rows * width + 3 * entries)
+        out["matrices of responses"] = 4 * 5 * entries * n_targets
+        out["relabelled copies"] = 4 * COLUMNS * (BLOCK + 2 * max(n_fits, n_targets))
     return out
 
 
