@@ -7,7 +7,7 @@ import makers
 import numpy as np
 import pytest
 
-from jaxalign import Correlation, Ridge, Rsa
+from jaxalign import Correlation, Ridge, Rsa, Similarity
 from jaxalign.contracts import Average, Fit, MeshConfig, RdmSet, Recording, RunConfig
 from jaxalign.errors import ConfigError
 from jaxalign.models.given import Metadata
@@ -160,6 +160,33 @@ def test_every_way_of_a_ridge_gives_the_bytes_of_one_device(execute, monkeypatch
     inputs.fits[1] = Fit("m", "", "1", 0.0, "none", width)
     expected = execute(inputs, request("ridge", (1, 1)))
     assert execute(inputs, request("ridge", shape)) == expected
+
+
+GEOMETRY = {
+    "cka": Similarity(n_folds=2, n_permutations=8),
+    "dcor": Similarity("dcor", n_folds=2, n_permutations=8),
+    "mutual_knn": Similarity("mutual_knn", n_neighbours=3, n_folds=2, n_permutations=8),
+    "cknna": Similarity("cknna", n_neighbours=3, n_folds=2, n_permutations=8),
+    "mi_gaussian": Similarity("mi_gaussian", n_folds=2, n_permutations=8),
+    "procrustes": Similarity("procrustes", n_folds=2, n_permutations=8),
+    "tau-b": Rsa("tau-b", n_folds=2, n_permutations=8),
+    "whitened": Rsa("corr_cov", distance="euclidean", n_folds=2, n_permutations=8),
+}
+
+
+def geometry_cases():
+    """Every measure on several arrangements; every run of the tests has one of them."""
+    for name in GEOMETRY:
+        for shape in ((2, 1), (4, 2), (1, 4), (8, 1)):
+            marks = [] if (name, shape) == ("cka", (4, 2)) else [pytest.mark.slow]
+            yield pytest.param(name, shape, id=f"{name}-{shape[0]}x{shape[1]}", marks=marks)
+
+
+@pytest.mark.parametrize(("name", "shape"), list(geometry_cases()))
+def test_every_measure_gives_the_bytes_of_one_device(execute, monkeypatch, name, shape):
+    monkeypatch.setitem(METRICS, "rsa", GEOMETRY[name])
+    expected = execute(inputs_of(), request("rsa", (1, 1)))
+    assert execute(inputs_of(), request("rsa", shape)) == expected
 
 
 def test_given_rdms_on_any_arrangement(execute):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign.compute.stats import dot
+from jaxalign.compute.stats import dot, sort
 
 BLOCK = 64
 """Counts along the sorted order are summed in blocks by a product with a triangle: exact below 2^24 pairs in float32."""
@@ -28,24 +28,12 @@ def order_of(values: jax.Array, rounding: float) -> Order:
     """Sort once; ranks among the first rows then need no sorting. (m, n_pairs) -> Order"""
 
     def one(row: jax.Array) -> Order:
-        ordered, slack = _sorted(row), rounding * jnp.max(jnp.abs(row))
+        ordered, slack = sort(row), rounding * jnp.max(jnp.abs(row))
         left = partial(jnp.searchsorted, ordered, side="left")
         ends = left(row), left(row - slack), jnp.searchsorted(ordered, row + slack, side="right")
         return Order(*(end.astype(jnp.int32) for end in ends))
 
     return jax.vmap(one)(values)
-
-
-def _sorted(values: jax.Array) -> jax.Array:
-    """Ascending values, by their bits: sorting integers is 6 times faster on CPU. (n,) -> (n,)"""
-    whole = jnp.int32 if values.dtype.itemsize == 4 else jnp.int64
-    largest = jnp.asarray(jnp.iinfo(whole).max, whole)
-
-    def flip(bits: jax.Array) -> jax.Array:
-        return jnp.where(bits < 0, bits ^ largest, bits)
-
-    bits = jax.lax.bitcast_convert_type(values, whole)
-    return jax.lax.bitcast_convert_type(flip(jnp.sort(flip(bits))), values.dtype)
 
 
 def _counts(place: jax.Array, n_first: jax.Array, dtype: jnp.dtype) -> jax.Array:

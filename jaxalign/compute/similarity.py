@@ -92,22 +92,23 @@ class Similarity:
         return Bases(jax.lax.map(make, rows), features.widths)
 
     def responses_state(self, responses: Patterns | Rdms, design: Design) -> Bases:
-        """Matrix of each target of a tile."""
+        """Matrix of each target of a tile; targets are on the second axis, as in every state of responses."""
         if isinstance(responses, Rdms):
             raise ValueError(
                 f"{self.measure} needs patterns and this data set holds given RDMs, which have lost them: use rsa."
             )
         patterns = jnp.moveaxis(responses.values[design.rsa_rows], 2, 0)
         make = partial(_base, measure_of(self.measure)[1].base, platform=None)
-        widths = jnp.full(patterns.shape[0], patterns.shape[2], jnp.int32)
-        return Bases(jax.lax.map(make, patterns), widths)
+        widths = jnp.full((1, patterns.shape[0]), patterns.shape[2], jnp.int32)
+        return Bases(jnp.swapaxes(jax.lax.map(make, patterns), 0, 1), widths)
 
     def score(self, features_state: Bases, responses_state: Bases, design: Design, null: Null) -> Scores:
         """Compare all layers of a block with all targets of a tile under every labelling."""
-        scores = self.under(features_state, responses_state, null.rows)
+        theirs = Bases(jnp.swapaxes(responses_state.values, 0, 1), responses_state.widths[0])
+        scores = self.under(features_state, theirs, null.rows)
         n_stimuli = features_state.values.shape[1]
         folds = [
-            self.under(self._part(features_state, part), self._part(responses_state, part), _identity(len(part)))[0]
+            self.under(self._part(features_state, part), self._part(theirs, part), _identity(len(part)))[0]
             for part in parts_of_stimuli(n_stimuli, self.n_folds)
             if self._fits(len(part))
         ]

@@ -54,13 +54,15 @@ def entries(n_stimuli: int, packing: str) -> tuple[np.ndarray, np.ndarray]:
     return first.astype(np.int32), second.astype(np.int32)
 
 
-def places(row: jax.Array, column: jax.Array, n_stimuli: int, packing: str) -> jax.Array:
-    """Position of entries in a packed matrix. (...) int32, (...) int32 -> (...) int32"""
+def places(n_stimuli: int, packing: str) -> np.ndarray:
+    """Position of each entry of a matrix in the packed one; 0 for a diagonal that is not packed. -> (n, n) int32"""
+    row, column = np.indices((n_stimuli, n_stimuli))
     if packing == "full":
-        return row * n_stimuli + column
-    low, high = jnp.minimum(row, column), jnp.maximum(row, column)
-    of_pairs = ((low * (2 * n_stimuli - 3 - low)) >> 1) + high - 1
-    return of_pairs if packing == "triangle" else jnp.where(low == high, n_pairs(n_stimuli) + low, of_pairs)
+        return (row * n_stimuli + column).astype(np.int32)
+    low, high = np.minimum(row, column), np.maximum(row, column)
+    of_pairs = low * (2 * n_stimuli - 3 - low) // 2 + high - 1
+    diagonal = n_pairs(n_stimuli) + low if packing == "gram" else 0
+    return np.where(low == high, diagonal, of_pairs).astype(np.int32)
 
 
 def under_labellings(ours: jax.Array, theirs: jax.Array, rows: jax.Array, packing: str) -> jax.Array:
@@ -96,14 +98,17 @@ def _gathered(still: jax.Array, moved: jax.Array, rows: jax.Array, packing: str)
     left = jnp.swapaxes(jnp.pad(still, ((0, padding), (0, 0))).reshape(n_blocks, block, n_still), 1, 2)
     # Calls of one shape: the last one is filled up with labellings that are dropped again.
     filled = jnp.concatenate([rows, rows[: n_products * width - n_labellings]])
+    # Gathered from whole matrices: a row of pairs then lies in one row of memory.
+    square = moved[places(n_stimuli, packing).reshape(-1)]
 
     def of_labellings(labellings: jax.Array) -> jax.Array:
-        by_stimulus = labellings.T
-
         def add(total: jax.Array, one: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
             part, row, column = one
-            place = places(by_stimulus[row], by_stimulus[column], n_stimuli, packing)
-            return total + dot(part, moved[place].reshape(block, width * n_moved)), None
+            if n_moved == 1:  # labelling by labelling, each in its own row of memory
+                place = labellings[:, row] * n_stimuli + labellings[:, column]
+                return total + dot(part, square[place, 0].T), None
+            place = labellings.T[row] * n_stimuli + labellings.T[column]
+            return total + dot(part, square[place].reshape(block, width * n_moved)), None
 
         nothing = jnp.zeros((n_still, width * n_moved), still.dtype)
         total, _ = jax.lax.scan(add, nothing, (left, jnp.asarray(first), jnp.asarray(second)))

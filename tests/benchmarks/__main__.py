@@ -1,7 +1,7 @@
 """Run every benchmark, print a table, keep the results with the hardware's name.
 
 Command:  make bench
-Duration: about 10 minutes on 2 cores, half of it the largest shape by a peer.
+Duration: about 15 minutes on 2 cores, a third of it the largest ridge by a peer.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ import json
 import os
 import platform
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from jaxalign.runtime.folder import git_revision, versions
-from tests.benchmarks import ridge, rsa
+from tests.benchmarks import rdm_bootstrap, ridge, rsa, sentences
 
 RESULTS = Path(__file__).parent / "results"
 REPEATS = 3
+FILES: dict[str, Any] = {"ridge": ridge, "rsa": rsa, "rdm_bootstrap": rdm_bootstrap, "sentences": sentences}
+"""Name -> module with `cases(timed)`; `python -m tests.benchmarks NAME` measures one and keeps the results of the others."""
 
 
 def timed(work: Callable[[], Any], repeats: int = REPEATS) -> tuple[float, float, Any]:
@@ -57,20 +60,27 @@ def gemm_rate() -> float:
 
 
 def main() -> None:
-    """Measure, print and write."""
-    found = {"hardware": hardware(), "versions": versions(), "git": git_revision(), "cases": []}
-    for case in chain(ridge.cases(timed), rsa.cases(timed)):
+    """Measure, print and write; each file in a process of its own, whose memory no other one has filled."""
+    if not sys.argv[1:]:
+        for name in FILES:
+            subprocess.run([sys.executable, "-m", "tests.benchmarks", name], check=True)
+        return
+    name = sys.argv[1]
+    about = {"hardware": hardware(), "versions": versions()}
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{about['hardware']['cpu']} {about['hardware']['device']}".lower()).strip("-")
+    path = RESULTS / f"{slug}.json"
+    before = json.loads(path.read_text(encoding="utf-8"))["cases"] if path.is_file() else []
+    cases = [case for case in before if case.get("file") != name and case.get("file") in FILES]
+    for case in FILES[name].cases(timed):
         # The rate of this moment: clocks and neighbours change it by a third within minutes.
         rate = gemm_rate()
-        case["gemm_gflops_per_s"] = round(rate, 1)
+        case |= {"file": name, "git": git_revision(), "gemm_gflops_per_s": round(rate, 1)}
         case["floor_seconds"] = round(case["gflop"] / rate, 3)
         case["percent_of_gemm_rate"] = round(100 * case["gflop"] / case["seconds"] / rate, 1)
-        found["cases"].append(case)
+        cases.append(case)
         print(_line(case), flush=True)
-    name = re.sub(r"[^a-z0-9]+", "-", f"{found['hardware']['cpu']} {found['hardware']['device']}".lower()).strip("-")
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**about, "cases": cases}, indent=2) + "\n", encoding="utf-8")
     print(f"written: {path}")
 
 
@@ -81,6 +91,7 @@ def _line(case: dict[str, Any]) -> str:
     )
     more = [f"{case['gemm_gflop'] / case['gflop']:.0%} of it in matrix products"] if "gemm_gflop" in case else []
     more += [f"{case['mib_above_inputs']:.0f} MiB above the inputs"] if "mib_above_inputs" in case else []
+    more += [f"{case['mib_peak']:.0f} MiB at most, inputs included"] if "mib_peak" in case else []
     more += [f"as an estimator {case['estimator_seconds']:.3g} s"] if "estimator_seconds" in case else []
     more += [case["accuracy"]] if "accuracy" in case else []
     return (

@@ -254,7 +254,7 @@ def _peak_mib() -> float:
     return float(done.stdout.split()[-1])
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Most memory this program ever held; getrusage would count what its parent held."""
     found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
     assert found, "the peak of memory is read from /proc, which Linux has"
@@ -267,9 +267,9 @@ def main() -> None:
 
     x, y, alphas = problem(LARGE)
     jax.block_until_ready(jnp.zeros(1))
-    before, made = psutil.Process().memory_info().rss, _peak_bytes()
+    before, made = psutil.Process().memory_info().rss, peak_bytes()
     jax.block_until_ready(ours(LARGE, x, y, alphas))
-    peak = _peak_bytes()
+    peak = peak_bytes()
     assert peak > made, "the peak was reached while inputs were made: it says nothing"
     print(round((peak - before) / 2**20, 1))
 

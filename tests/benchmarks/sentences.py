@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxalign.compute import row_sets, sentences
+from tests.benchmarks.ridge import peak_bytes
 
 N_SENTENCES, N_FITS, N_CHANNELS, WIDTH = 84, 32, 62, 20
 SHORTEST, LONGEST, N_PERMUTATIONS = 60, 140, 500
@@ -36,16 +36,15 @@ def cases(timed: Callable[..., Any]) -> Iterator[dict[str, Any]]:
         even = sentences.without_length(scores, sizes)
         return scores, sentences.mismatch_null(even, matchings), sentences.mismatch_mean(even)
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     first, seconds, (scores, _, _) = timed(lambda: run(features, responses, buckets))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_bytes() / 2**20
     common = np.minimum(sizes[:, None], sizes[None, :]).astype(np.float64)
     yield {
         "name": f"sentences {N_SENTENCES} of {SHORTEST} to {LONGEST} rows, {N_FITS} fits x {N_CHANNELS} electrodes, {N_PERMUTATIONS} mismatches",
         "seconds": seconds,
         "first_seconds": first,
         "gflop": float((common * (common - 1) / 2).sum()) * 2 * N_FITS * N_CHANNELS / 1e9,
-        "mib_above_inputs": (peak - before) / 1024,
+        "mib_peak": round(peak),
         "accuracy": "counts products of pair scores only; ranks take most of the time",
         "peers": [_peer(features, responses, labels, matchings, np.asarray(scores))],
     }
