@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxalign.api import predict as predict
     from jaxalign.api import rdm as rdm
     from jaxalign.api import rsa as rsa
+    from jaxalign.api import rsa_within as rsa_within
     from jaxalign.api import similarity as similarity
     from jaxalign.compute import labellings as labellings
     from jaxalign.compute.correlation import Correlation as Correlation
@@ -43,6 +44,7 @@ _HOMES = {
     "load": "jaxalign.results",
     "rdm": "jaxalign.api",
     "rsa": "jaxalign.api",
+    "rsa_within": "jaxalign.api",
     "similarity": "jaxalign.api",
     "encode": "jaxalign.api",
     "correlate": "jaxalign.api",

@@ -290,6 +290,21 @@ class MeshConfig:
 
 
 @dataclass
+class NullConfig:
+    """What a permutation may relabel.
+
+    Attributes:
+        scheme: "label" (any stimulus), "strata" (only within its category or run), "block" (whole groups of equal
+            size), "mismatch" or "circular" (sequences). Where there are no more labellings than permutations asked
+            for, all are taken.
+        column: metadata column that holds the strata, blocks or sequences.
+    """
+
+    scheme: str = "label"
+    column: str = ""
+
+
+@dataclass
 class Average:
     """Responses averaged over channels and a window before they are scored, as a target of its own.
 
@@ -319,6 +334,7 @@ class RunConfig:
         score: metric name -> names of the models it scores; a metric that is not named scores all.
         averages: declared averages of responses.
         n_permutations: of every metric; null keeps each metric's own.
+        null: what a permutation may relabel.
         n_ceiling_splits: random halves of the split-half ceiling.
         store: folder of extracted activations, shared by runs.
         mesh: devices.
@@ -337,6 +353,7 @@ class RunConfig:
     score: dict[str, list[str]] = field(default_factory=dict)
     averages: list[Average] = field(default_factory=list)
     n_permutations: int | None = None
+    null: NullConfig = field(default_factory=NullConfig)
     n_ceiling_splits: int = 20
     store: str = "outputs/store"
     mesh: MeshConfig = field(default_factory=MeshConfig)

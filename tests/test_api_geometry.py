@@ -123,3 +123,47 @@ def test_labellings_of_a_scheme_or_given_ones_are_used_as_they_are(problem):
 def test_wrong_requests_are_named(problem, call, said):
     with pytest.raises(DataError, match=said):
         call(*problem)
+
+
+# Rows within sentences.
+
+
+def sentences_of(n_sets, signal, seed=0):
+    """Smooth features and two smooth channels of sentences of 12 to 20 frames; the first channel follows the features."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(12, 21, n_sets)
+    kernel = np.exp(-0.5 * (np.arange(-6, 7) / 2.0) ** 2)
+
+    def smooth(size):
+        return np.convolve(rng.standard_normal(size + 12), kernel, mode="valid")
+
+    features, responses = [], []
+    for size in sizes:
+        own = np.stack([smooth(size) for _ in range(3)], axis=1)
+        features.append(own)
+        responses.append(np.stack([signal * own[:, 0] + smooth(size), smooth(size)], axis=1))
+    return np.concatenate(features), np.concatenate(responses), np.repeat(np.arange(n_sets), sizes)
+
+
+def test_within_sentences_a_planted_channel_is_found_above_what_smoothness_gives():
+    x, y, sets = sentences_of(10, signal=3.0)
+    found = jaxalign.rsa_within(x, y, sets, n_permutations=99, distance="euclidean")
+    scores = [
+        [
+            spearmanr(pdist(x[sets == one], "euclidean"), pdist(y[sets == one, c, None], "cityblock"))[0]
+            for one in range(10)
+        ]
+        for c in range(2)
+    ]
+    np.testing.assert_allclose(found.value["rsa"], np.mean(scores, axis=1), atol=1e-5)
+    assert found.p["rsa"][0] <= 0.02 and found.p["rsa"][1] > 0.05
+    assert found.above_null[0] > 0.1 > abs(found.above_null[1]) and not found.warnings
+
+
+def test_nulls_that_are_not_valid_for_time_warn():
+    x, y, sets = sentences_of(3, signal=0.0)
+    for null, word in (("circular", "too often"), ("as_published", "neighbouring")):
+        found = jaxalign.rsa_within(x, y, sets, null=null, n_permutations=9, responses_distance="euclidean")
+        assert found.value["rsa"].shape == () and word in found.warnings[0]
+    with pytest.raises(DataError, match="null='labels' is not a null"):
+        jaxalign.rsa_within(x, y, sets, null="labels")

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import pdist
 
-from jaxalign.compute import row_sets, sentences
+from jaxalign.compute import mismatch, row_sets, sentences
 from jaxalign.compute.geometry import Rsa
 from jaxalign.compute.permute import summarise
 from jaxalign.contracts import Null
@@ -231,7 +231,7 @@ def test_a_constant_channel_is_nan_and_spares_the_others():
 def test_counts_equal_a_numpy_loop_exactly():
     matchings = row_sets.mismatches(5, 60, 2)
     with jax.enable_x64(True):
-        null = np.asarray(sentences.mismatch_null(jnp.asarray(scores()), matchings))
+        null = np.asarray(mismatch.mismatch_null(jnp.asarray(scores()), matchings))
         blank = Null(np.zeros((1, 1), np.int32), np.zeros((N_CHANNELS, 0)), np.zeros(N_CHANNELS, np.int32))
         folds = jnp.moveaxis(jnp.asarray(own()), 0, 1)[:, :, None]
         kept = summarise(jnp.asarray(null)[:, :, None], folds, blank, tail=Rsa.tail)
@@ -244,7 +244,7 @@ def test_counts_equal_a_numpy_loop_exactly():
 
 def test_the_mismatch_mean_leaves_the_own_set_out():
     with jax.enable_x64(True):
-        ours = np.asarray(sentences.mismatch_mean(jnp.asarray(scores())))
+        ours = np.asarray(mismatch.mismatch_mean(jnp.asarray(scores())))
     others = [slow()[s, o] for s, o in np.ndindex(5, 5) if s != o]
     np.testing.assert_allclose(ours, np.mean(others, axis=0), atol=1e-13)
 
@@ -319,12 +319,12 @@ def _nulls(features, responses, buckets, orders, matchings, moves, sizes):
             sentences.channel_rdms(both[1][:, None], buckets),
         )
         pairs = sentences.pair_scores(*sides, buckets)
-        even = sentences.without_length(pairs, sizes)
+        even = mismatch.without_length(pairs, sizes)
         return (
-            sentences.mismatch_null(even, matchings)[:, 0, 0],
-            sentences.shift_null(sentences.shift_scores(*sides, buckets), moves)[:, 0, 0],
+            mismatch.mismatch_null(even, matchings)[:, 0, 0],
+            mismatch.shift_null(sentences.shift_scores(*sides, buckets), moves)[:, 0, 0],
             jnp.mean(sentences.relabelled_scores(*sides, buckets, orders), axis=0)[:, 0, 0],
-            sentences.mismatch_null(pairs, matchings)[:, 0, 0],
+            mismatch.mismatch_null(pairs, matchings)[:, 0, 0],
         )
 
     return jax.lax.map(one, (features, responses.T))
@@ -365,8 +365,8 @@ def test_only_the_mismatch_holds_for_smooth_series():
 def test_length_is_taken_out_by_a_line_that_leaves_the_score_alone():
     sizes, own = np.array(SIZES), np.arange(5)
     with jax.enable_x64(True):
-        ours = np.asarray(sentences.without_length(jnp.asarray(slow()), sizes))
-        same = np.asarray(sentences.without_length(jnp.asarray(slow()), np.full(5, 9)))
+        ours = np.asarray(mismatch.without_length(jnp.asarray(slow()), sizes))
+        same = np.asarray(mismatch.without_length(jnp.asarray(slow()), np.full(5, 9)))
     common = np.minimum(sizes[:, None], sizes[None, :])
     for cell in np.ndindex(ours.shape[2:]):
         slope = stats.linregress(common.ravel(), slow()[(..., *cell)].ravel()).slope

@@ -181,3 +181,27 @@ def test_a_layer_of_one_value_has_no_rsa_score_and_spoils_no_other(tmp_path, mon
     assert others.p_corrected.notna().all()
     assert others.family_complete.all()
     assert any("m/1/none has the same value in all units" in warning for warning in found["warnings"])
+
+
+def test_stimuli_trade_places_within_the_strata_that_the_request_names(tmp_path, monkeypatch):
+    """Two categories that only differ in their mean are no effect within categories; the summary says what was done."""
+    import makers
+
+    rng = np.random.default_rng(1)
+    values, columns = makers.eeg(24)
+    category = np.arange(24) % 2
+    values = rng.standard_normal(values.shape) * 1e-6 + 3e-6 * category[:, None, None]
+    frequency = category + 0.1 * rng.standard_normal(24)
+    makers.epochs_file(tmp_path / "tiny-epo.fif", values, {**columns, "frequency": frequency, "kind": category})
+    asked = {"n_permutations": 99, "dataset.feature_columns": "[kind]", "metric.correlation.n_permutations": None}
+    found = {}
+    for scheme, column in (("label", ""), ("strata", "kind")):
+        null = {"null.scheme": scheme, "null.column": column or "''", "output": tmp_path / scheme}
+        words = makers.eeg_request(tmp_path, **{**asked, **null, "model.fas.columns": "[frequency]"})
+        assert commands.main(words) == 0
+        found[scheme] = jaxalign.load(tmp_path / scheme)["p"].to_numpy()
+    assert (found["label"] <= 0.05).mean() > 0.9 > 0.3 > (found["strata"] <= 0.05).mean()
+    assert "within each value of kind" in (tmp_path / "strata" / "summary.json").read_text(encoding="utf-8")
+    assert (
+        commands.main(makers.eeg_request(tmp_path, **{**asked, "null.scheme": "strata", "output": tmp_path / "x"})) == 2
+    )

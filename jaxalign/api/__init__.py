@@ -4,6 +4,7 @@ from jaxalign.api.geometry import rdm, rsa, similarity
 from jaxalign.api.held_out import HeldOut, across_subjects, partition, predict
 from jaxalign.api.result import RdmResult, Result
 from jaxalign.api.scores import correlate, encode
+from jaxalign.api.within import rsa_within
 
 __all__ = [
     "HeldOut",
@@ -16,5 +17,6 @@ __all__ = [
     "predict",
     "rdm",
     "rsa",
+    "rsa_within",
     "similarity",
 ]

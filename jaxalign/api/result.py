@@ -23,6 +23,8 @@ class Result:
         n_permutations: labellings behind the p values, beside the observed one.
         z: statistic -> (score - null mean) / null SD, of the targets' shape: what may be compared between layers.
         is_one_family: corrected p hold over all statistics together, not over each by itself.
+        above_null: score minus its mean over the other labellings, where that mean is not 0 (rows of a sentence), or None.
+        warnings: what the reader of a p must know of the labellings behind it.
     """
 
     value: dict[str, np.ndarray]
@@ -32,6 +34,8 @@ class Result:
     n_permutations: int
     z: dict[str, np.ndarray] = field(default_factory=dict)
     is_one_family: bool = False
+    above_null: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """One row per statistic and target, with the target's indices."""

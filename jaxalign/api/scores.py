@@ -101,7 +101,11 @@ def scored(
 
 
 def result_of(
-    metrics: Sequence[Metric], scores: Sequence[Scores], shape: Sequence[int], names: Sequence[str] | None = None
+    metrics: Sequence[Metric],
+    scores: Sequence[Scores],
+    shape: Sequence[int],
+    names: Sequence[str] | None = None,
+    **more: Any,
 ) -> Result:
     """Scores of one or several metrics under the same labellings as one labelled result.
 
@@ -110,6 +114,7 @@ def result_of(
         scores: of one layer against the targets of the call.
         shape: of the targets.
         names: of the statistics, when there are several metrics.
+        more: other attributes of the result.
     Returns:
         Result; the corrected p of several metrics hold over all of them.
     """
@@ -128,4 +133,4 @@ def result_of(
             p[name], corrected[name] = raw.reshape(shape), p_corrected(tested, maxima).reshape(shape)
     alpha = scores[0].alpha
     chosen = None if np.isnan(alpha).all() else alpha[0].reshape(shape)
-    return Result(value, p, corrected, chosen, n_permutations, z, is_one_family=shared is not None)
+    return Result(value, p, corrected, chosen, n_permutations, z, is_one_family=shared is not None, **more)

@@ -34,7 +34,7 @@ def summarise(
     for index, analysis in enumerate(plan.analyses):
         for place, statistic in enumerate(analysis.metric.statistics):
             grids = {kind: _grid(plan, index, kind, place, tables) for kind in analysis.groups}
-            found.append(_finding(plan, inputs, index, statistic, grids, families, bounds[index]))
+            found.append(_finding(run, plan, inputs, index, statistic, grids, families, bounds[index]))
     return {
         "name": run.name,
         "command": f"jaxalign experiment={run.name}",
@@ -89,6 +89,7 @@ def _laid_out(
 
 
 def _finding(
+    run: RunConfig,
     plan: Plan,
     inputs: Inputs,
     index: int,
@@ -118,7 +119,7 @@ def _finding(
         else "stimuli; subjects were not permuted",
         "tail": analysis.metric.tail,
         "n_permutations": analysis.metric.n_permutations,
-        "scheme": _scheme(analysis, design),
+        "scheme": _scheme(analysis, design) + _within(run),
         "p_floor": finite(p_floor(analysis.metric.n_permutations)),
         "family_id": f"{analysis.name}/{statistic}/{subject}/cells",
         "family_size": int(np.isfinite(scores).sum()),
@@ -136,6 +137,17 @@ def _finding(
         "ranking": ranking(plan, inputs, analysis, grid, groups),
         "averages": _averages(inputs, analysis, grids.get("averages"), level),
     }
+
+
+def _within(run: RunConfig) -> str:
+    """What restricts the relabelling, in words; nothing for free labels."""
+    how = {
+        "strata": "within each value of",
+        "block": "in whole blocks of equal",
+        "mismatch": "in whole sequences of equal",
+        "circular": "by circular shifts (which reject smooth series too often) along each value of",
+    }
+    return f", {how[run.null.scheme]} {run.null.column}" if run.null.scheme in how else ""
 
 
 def _scheme(analysis: Analysis, design: Design) -> str:

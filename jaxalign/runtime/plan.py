@@ -17,6 +17,7 @@ from jaxalign.compute.trace import BLOCK, COLUMNS
 from jaxalign.contracts import Design, MeshConfig, Metric, RdmSet, Recording, RunConfig
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.runtime.inputs import Inputs
+from jaxalign.runtime.null import labellings_of
 from jaxalign.sources.times import inside
 
 LADDER = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -188,7 +189,7 @@ def _brain_arrays(inputs: Inputs) -> list[np.ndarray]:
 
 
 def _analysis(name: str, run: RunConfig, inputs: Inputs, memory_bytes: int) -> Analysis:
-    metric = run.metric[name]
+    metric = _with_its_permutations(run.metric[name], name, run, inputs)
     models = run.score.get(name, list(run.model))
     fits = tuple(index for index, owner in enumerate(inputs.model_of) if owner in models)
     side = _side(name, metric, inputs)
@@ -215,6 +216,15 @@ def _analysis(name: str, run: RunConfig, inputs: Inputs, memory_bytes: int) -> A
         is_calibrated=not (metric.tail == "two-sided" and len(fits) == 1),
         n_bytes=_bytes(metric, side, inputs, width, fits_per_call, max(padded.values()) * n_subjects),
     )
+
+
+def _with_its_permutations(metric: Metric, name: str, run: RunConfig, inputs: Inputs) -> Metric:
+    """The metric with as many permutations as its scheme has, where these are fewer than it asks for."""
+    side = _side(name, metric, inputs)
+    drawn = labellings_of(metric, side, _design(metric, run, inputs), run, inputs)
+    if drawn.n_permutations == metric.n_permutations:
+        return metric
+    return dataclasses.replace(metric, n_permutations=drawn.n_permutations)  # type: ignore[type-var]
 
 
 def _side(name: str, metric: Metric, inputs: Inputs) -> str:

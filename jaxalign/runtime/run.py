@@ -21,6 +21,7 @@ from jaxalign.contracts import Design, MeshConfig, Metric, Null, RunConfig, Scor
 from jaxalign.errors import PreemptedError, UnitsFailedError
 from jaxalign.runtime import finalise, folder, journal, mesh, rows, tiles
 from jaxalign.runtime.inputs import Inputs, gather
+from jaxalign.runtime.null import labellings_of
 from jaxalign.runtime.plan import GIB, Analysis, Plan, Tile, Unit, make_plan
 
 
@@ -104,7 +105,7 @@ def _scored(
         if not todo:
             continue
         own = mesh.narrowed(devices, -(-len(analysis.fits) // analysis.fits_per_call))
-        null_rows = tiles.rows_of_null(analysis, plan.design[index], len(inputs.stimulus_ids), run.seed)
+        null_rows = labellings_of(analysis.metric, analysis.side, plan.design[index], run, inputs).rows
         design = mesh.place(own, "shared", plan.design[index])
         stage = _Stage(run, plan, inputs, own, analysis, analysis.metric, design, null_rows, {})
         for block, wanted in _blocks(analysis, todo, own):

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxalign.compute.permute import labellings
-from jaxalign.contracts import Average, Design, Features, Null, Patterns, Rdms, RdmSet, Recording, Responses, RunConfig
+from jaxalign.contracts import Average, Features, Null, Patterns, Rdms, RdmSet, Recording, Responses, RunConfig
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Analysis, Plan, Tile, average_of
 
 KINDS = ("cells", "averages")
-
-
-def n_relabelled(analysis: Analysis, design: Design, n_stimuli: int) -> int:
-    """Stimuli that a permutation relabels: the scored ones of RSA and of a fixed split, else all."""
-    if analysis.side != "responses":
-        return len(design.rsa_rows)
-    is_relabelled_test = design.is_fixed_split and analysis.metric.uses_folds
-    return design.outer.test.shape[1] if is_relabelled_test else n_stimuli
-
-
-def rows_of_null(analysis: Analysis, design: Design, n_stimuli: int, seed: int) -> np.ndarray:
-    """Labellings of an analysis. -> (n_permutations + 1, n) int32"""
-    return labellings(n_relabelled(analysis, design, n_stimuli), analysis.metric.n_permutations, seed)
 
 
 def features_block(analysis: Analysis, inputs: Inputs, fits: list[int], n_padded: int) -> Features | Rdms:

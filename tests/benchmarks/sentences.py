@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxalign.compute import row_sets, sentences
+from jaxalign.compute import mismatch, row_sets, sentences
 from tests.benchmarks.ridge import peak_bytes
 
 N_SENTENCES, N_FITS, N_CHANNELS, WIDTH = 84, 32, 62, 20
@@ -33,8 +33,8 @@ def cases(timed: Callable[..., Any]) -> Iterator[dict[str, Any]]:
         ours = sentences.set_rdms(features, widths, buckets)
         theirs = sentences.channel_rdms(responses, buckets)
         scores = sentences.pair_scores(ours, theirs, buckets)
-        even = sentences.without_length(scores, sizes)
-        return scores, sentences.mismatch_null(even, matchings), sentences.mismatch_mean(even)
+        even = mismatch.without_length(scores, sizes)
+        return scores, mismatch.mismatch_null(even, matchings), mismatch.mismatch_mean(even)
 
     first, seconds, (scores, _, _) = timed(lambda: run(features, responses, buckets))
     peak = peak_bytes() / 2**20
