@@ -356,7 +356,7 @@ def test_unknown_planted_channel():
 def test_metrics_and_data_that_do_not_go_together(tmp_path, refused):
     eeg = {METRIC: None}
     said = refused(makers.eeg_request(tmp_path, metric="[rsa]", **eeg), 2)
-    assert "has width 1, and a correlation RDM needs patterns of at least 2 units: leave it out with score.rsa" in said
+    assert "has width 1, and 2 units are needed: leave it out with score.rsa" in said
     rsa = {"metric.rsa.n_permutations": None, "metric.rsa.n_folds": None}
     said = refused(makers.rdm_request(tmp_path, metric="[ridge]", **rsa), 2)
     assert "metric.ridge needs responses and this data set holds given RDMs: use rsa" in said

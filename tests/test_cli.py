@@ -127,7 +127,7 @@ N400 = ("dataset=n400", "model=[fas]")
         (N400, r"No metric is chosen: add metric="),
         (("experiment=demo", "~dataset"), r"No dataset is chosen"),
         (("experiment=demo", "metric.ridge.alphas=many"), r"alphas='many': write auto, or given"),
-        ((*N400, "metric=[rsa]", "metric.rsa.comparator=kendal"), r"comparator='kendal' is not one of spearman, pearson"),
+        ((*N400, "metric=[rsa]", "metric.rsa.comparator=kendal"), r"comparator='kendal' is not known. Nearest: kendall"),
         (("experiment=demo", "stimuli.n_stimuli=2"), r"n_stimuli=2.*at least 4 stimuli"),
         (("experiment=demo", "dataset.effect=-1"), r"dataset\.effect=-1.*0 or larger"),
         (("experiment=demo", "precision=low"), r"precision='low': only highest"),
