@@ -36,6 +36,21 @@ CASES = {
     "rsa_of_rdms": ("rsa", {}),
     "correlation": ("correlation", {}),
 }
+GEOMETRY = {
+    "rsa_tau-b": ("rsa", {"comparator": "tau-b"}),
+    "rsa_whitened": ("rsa", {"comparator": "corr_cov", "distance": "euclidean", "is_zscored": True}),
+    **{
+        f"similarity_{name}": ("similarity", {"measure": name})
+        for name in ("cka", "cka_rbf_biased", "dcor", "mutual_knn", "cknna", "mi_gaussian", "procrustes")
+    },
+}
+"""Every form of the geometry; each run of the tests lowers one of them, the slow rest the others."""
+
+CASES |= GEOMETRY
+MARKED = [
+    pytest.param(case, marks=pytest.mark.slow) if case in GEOMETRY and case != "similarity_cka" else case
+    for case in CASES
+]
 
 
 def shaped(*shape, dtype=np.float32):
@@ -47,7 +62,7 @@ def inputs(case):
     widths = shaped(N_FITS, dtype=np.int32)
     if case == "rsa_of_rdms":
         return Rdms(shaped(N_PAIRS, N_FITS)), "rdm_features", Rdms(shaped(N_PAIRS, N_TARGETS)), "responses"
-    if case.startswith("rsa"):
+    if case.startswith(("rsa", "similarity")):
         patterns = Patterns(shaped(N, N_CHANNELS, N_TARGETS))
         return Features(shaped(N_FITS, N, WIDTH), widths), "features", patterns, "patterns"
     width = (
@@ -67,7 +82,7 @@ def grid(devices):
 
 @pytest.mark.parametrize("is_fixed_split", [False, True])
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", MARKED)
 def test_every_step_lowers_and_nothing_crosses_devices(case, platform, is_fixed_split, grid, monkeypatch):
     monkeypatch.setattr(mesh, "platform_of", lambda _: platform)
     name, settings = CASES[case]
