@@ -23,6 +23,17 @@ def strict():
         yield
 
 
+@pytest.fixture
+def optimised():
+    """Programs as users run them, for tests of the last digits of float32; `make test` compiles the others for speed."""
+    before = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "0") == "1"
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_programs_go_with_their_module():
     """Each program of XLA maps pages of memory; a process that keeps thousands of them dies while compiling the next."""

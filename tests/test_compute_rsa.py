@@ -234,6 +234,7 @@ def test_patterns_at_plus_5000_cost_no_digits(comparator):
     np.testing.assert_allclose(ours.value[:, 0], expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("comparator", METRICS)
 @pytest.mark.parametrize("offset", [50, 5000])
 def test_one_unit_far_off_is_scored_as_in_float64(comparator, offset):
