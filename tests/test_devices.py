@@ -174,6 +174,13 @@ GEOMETRY = {
 }
 
 
+def test_a_biased_measure_ranks_no_models_and_says_so(execute, monkeypatch):
+    monkeypatch.setitem(METRICS, "rsa", GEOMETRY["mutual_knn"])
+    summary = json.loads(execute(inputs_of(), request("rsa", (1, 1)))[1])
+    assert summary["findings"][0]["ranking"] == []
+    assert any("mutual_knn of noise lies above 0" in warning for warning in summary["warnings"])
+
+
 def geometry_cases():
     """Every measure on several arrangements; every run of the tests has one of them."""
     for name in GEOMETRY:

@@ -76,6 +76,11 @@ class Similarity:
         return (measure_of(self.measure)[0],)
 
     @property
+    def is_biased(self) -> bool:
+        """Whether noise scores above 0, the more the wider a layer: raw scores then rank no layers or models."""
+        return measure_of(self.measure)[1].is_biased
+
+    @property
     def least_width(self) -> int:
         """Units that a pattern needs."""
         return 1

@@ -13,6 +13,7 @@ from jaxalign.contracts import RdmSet, RunConfig
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Plan
 from jaxalign.runtime.rows import constant_targets, is_flat_layer
+from jaxalign.runtime.selection import is_biased
 
 MASSIVE_SHARE = 0.5
 EDGE_SHARE = 0.05
@@ -37,7 +38,7 @@ def dataset(run: RunConfig, plan: Plan, inputs: Inputs) -> dict[str, Any]:
 
 def warnings(run: RunConfig, plan: Plan, inputs: Inputs, tables: dict[str, pa.Table]) -> list[str]:
     """Everything that may make a number mean less than it seems."""
-    found = [*_single_unit(plan, inputs), *_edges(plan, tables), *_flat_predictions(plan, tables)]
+    found = [*_biased(plan), *_single_unit(plan, inputs), *_edges(plan, tables), *_flat_predictions(plan, tables)]
     n_constant = n_constant_targets(plan, inputs, run)
     if n_constant:
         found.append(f"{n_constant} targets are constant over the scored stimuli: their scores are NaN.")
@@ -53,6 +54,15 @@ def n_constant_targets(plan: Plan, inputs: Inputs, run: RunConfig) -> int:
         for analysis in plan.analyses
     ]
     return max(counts, default=0)
+
+
+def _biased(plan: Plan) -> list[str]:
+    """Measures whose raw scores rank no models."""
+    return [
+        f"{analysis.name}: {analysis.metric.statistics[0]} of noise lies above 0 and depends on the width of a layer, so models are not ranked by it. Compare layers and models by the column z."
+        for analysis in plan.analyses
+        if is_biased(analysis)
+    ]
 
 
 def _single_unit(plan: Plan, inputs: Inputs) -> list[str]:

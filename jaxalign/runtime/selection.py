@@ -33,6 +33,11 @@ def tested(analysis: Analysis, grid: Grid) -> np.ndarray:
     return np.abs(tested) if analysis.metric.tail == "two-sided" else tested
 
 
+def is_biased(analysis: Analysis) -> bool:
+    """Whether noise scores above 0, so that raw scores of models differ by their width alone."""
+    return getattr(analysis.metric, "is_biased", False)
+
+
 def finite(value: Any) -> Any:
     """A number that JSON can hold: NaN becomes null."""
     number = float(value)
@@ -65,7 +70,8 @@ def held_out(
 ) -> dict[str, Any] | None:
     """Score of the layer, channel and bin that other subjects (or other folds of the only one) chose.
 
-    Null: no second subject and no second fold, or a single cell to choose from and one subject.
+    Null: no second subject and no second fold, a single cell to choose from and one subject, or folds of a biased
+    measure, which would choose the widest layer.
     """
     chosen = list(fits)
     n_subjects = len(plan.subjects)
@@ -75,7 +81,7 @@ def held_out(
     else:
         choosing = scoring = grid.fold_value[chosen][:, :, 0]
         names, other = [f"fold {fold + 1}" for fold in range(scoring.shape[-1])], "folds"
-    if len(names) < 2 or analysis.metric.tail == "two-sided":
+    if len(names) < 2 or analysis.metric.tail == "two-sided" or (n_subjects == 1 and is_biased(analysis)):
         return None
     cells = [_chosen_by_others(choosing, index) for index in range(len(names))]
     parts = [
@@ -137,7 +143,9 @@ def _part(
 
 
 def ranking(plan: Plan, inputs: Inputs, analysis: Analysis, grid: Grid, groups: Groups) -> list[dict[str, Any]]:
-    """Models by held-out score, each choosing among its own layers. Empty where nothing can be held out."""
+    """Models by held-out score, each choosing among its own layers. Empty where nothing can be held out, or the measure is biased."""
+    if is_biased(analysis):
+        return []
     ranked = []
     for model in dict.fromkeys(inputs.fits[fit].model for fit in analysis.fits):
         own = [place for place, fit in enumerate(analysis.fits) if inputs.fits[fit].model == model]
