@@ -92,7 +92,8 @@ def test_bins_are_means_of_their_times_and_equal_rsatoolbox():
 
 @pytest.mark.parametrize("radius", [0, 2])
 def test_movies_equal_mne_rsa(radius):
-    mne_rsa = pytest.importorskip("mne_rsa")
+    import mne_rsa
+
     patches = mne_rsa.searchlight(values().shape, temporal_radius=radius)
     expected = np.stack(list(mne_rsa.rdm_array(values(), patches, dist_metric="correlation")), axis=1)
     np.testing.assert_allclose(call("rdm_movie", values(), radius=radius), expected, rtol=1e-9, atol=1e-12)
@@ -137,7 +138,8 @@ def test_a_searchlight_is_one_rdm_per_patch(radius, distance):
 
 
 def test_searchlights_equal_mne_rsa():
-    mne_rsa = pytest.importorskip("mne_rsa")
+    import mne_rsa
+
     steps = np.abs(np.subtract.outer(np.arange(N_CHANNELS), np.arange(N_CHANNELS)))
     theirs = mne_rsa.searchlight(values().shape, dist=steps, spatial_radius=1.5, temporal_radius=1)
     expected = np.stack(list(mne_rsa.rdm_array(values(), theirs, dist_metric="correlation")), axis=1)
