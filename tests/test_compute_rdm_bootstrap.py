@@ -9,7 +9,7 @@ import oracles_rdm_bootstrap as oracles
 import pytest
 from scipy import stats as scipy_stats
 
-from jaxalign.compute import model_tables, rdm_bootstrap, rdm_ceilings, resampled
+from jaxalign.compute import comparators, model_tables, rdm_bootstrap, rdm_ceilings, resampled
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -318,7 +318,7 @@ def test_pairs_are_corrected_once_each():
 # Ceilings.
 
 
-@pytest.mark.parametrize("comparator", rdm_ceilings.COMPARATORS)
+@pytest.mark.parametrize("comparator", comparators.COMPARATORS)
 def test_ceilings_equal_their_definition_and_rsatoolbox(comparator):
     from rsatoolbox.inference import boot_noise_ceiling
     from rsatoolbox.rdm import RDMs

@@ -205,3 +205,23 @@ def test_stimuli_trade_places_within_the_strata_that_the_request_names(tmp_path,
     assert (
         commands.main(makers.eeg_request(tmp_path, **{**asked, "null.scheme": "strata", "output": tmp_path / "x"})) == 2
     )
+
+
+def test_all_labellings_are_taken_where_they_are_few(tmp_path):
+    """Five stimuli have 120 orders, each once: p is an exact fraction, as counted over all of them here."""
+    from itertools import permutations
+
+    import makers
+    from scipy.stats import spearmanr
+
+    words = makers.rdm_request(tmp_path, n_stimuli=5, **{"metric.rsa.n_permutations": 200})
+    assert commands.main(words) == 0
+    rows = jaxalign.load(tmp_path / "out")
+    assert set(rows["n_permutations"]) == {119}
+    first, second = np.triu_indices(5, 1)
+    theirs = [makers.rdm(5, seed) for seed in (0, 1)]
+    brain, model = np.mean(theirs, axis=0), makers.rdm(5, 10)[first, second]
+    orders = [np.array(order) for order in permutations(range(5))]
+    null = np.array([spearmanr(model, brain[np.ix_(order, order)][first, second])[0] for order in orders])
+    mine = rows[(rows["subject"] == "BE") & (rows["model"] == "model0")]
+    np.testing.assert_allclose(mine["p"].to_numpy(), np.mean(null >= null[0] - 1e-6), atol=1e-6)

@@ -117,17 +117,33 @@ def draw(
     _check_request(scheme, n_rows, n_permutations, options)
     if given is not None:
         return _labellings(_checked(np.asarray(given), n_rows), scheme, is_exhaustive=False)
-    places = _places(scheme, n_rows, options)
-    if places.n_distinct < 2:
-        raise ValueError(
-            f"scheme={scheme!r} leaves no labelling of the {n_rows} rows but the identity: nothing that may trade places has a partner, so nothing can be tested. Give larger {TAKES[scheme] or 'sets of rows'}."
-        )
+    places = _distinct(scheme, n_rows, options)
     is_exhaustive = places.n_distinct <= n_permutations
     orders = _all_orders(places) if is_exhaustive else _random_orders(places, n_permutations, [seed, SALTS[scheme]])
     rows = np.empty((places.n_distinct if is_exhaustive else n_permutations + 1, n_rows), np.int32)
     for row, order in zip(rows, orders, strict=True):
         row[places.members] = places.members[order]
     return _labellings(rows, scheme, is_exhaustive)
+
+
+def count(
+    scheme: str,
+    n_rows: int,
+    *,
+    strata: np.ndarray | None = None,
+    blocks: np.ndarray | int | None = None,
+    sequences: np.ndarray | None = None,
+) -> int:
+    """How many labellings a scheme has, the identity included; `draw` takes all when it is asked for as many.
+
+    Args:
+        scheme, n_rows, strata, blocks, sequences: as in `draw`.
+    Raises:
+        ValueError: as `draw`.
+    """
+    options = {"strata": strata, "blocks": blocks, "sequences": sequences, "given": None}
+    _check_request(scheme, n_rows, 0, options)
+    return _distinct(scheme, n_rows, options).n_distinct
 
 
 def p_of(exceed_count: np.ndarray, labellings: Labellings) -> np.ndarray:
@@ -150,6 +166,16 @@ def p_of(exceed_count: np.ndarray, labellings: Labellings) -> np.ndarray:
             f"Counts run from {counts.min()} to {counts.max()}, and there are {labellings.n_permutations} labellings beside the observed one: they were counted under others."
         )
     return p_value(counts, labellings.n_permutations)
+
+
+def _distinct(scheme: str, n_rows: int, options: dict) -> Places:
+    """What may take whose place, where anything may."""
+    places = _places(scheme, n_rows, options)
+    if places.n_distinct < 2:
+        raise ValueError(
+            f"scheme={scheme!r} leaves no labelling of the {n_rows} rows but the identity: nothing that may trade places has a partner, so nothing can be tested. Give larger {TAKES[scheme] or 'sets of rows'}."
+        )
+    return places
 
 
 def _check_request(scheme: str, n_rows: int, n_permutations: int, options: dict) -> None:

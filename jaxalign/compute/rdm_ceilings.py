@@ -8,33 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.compute import resampled, stats
+from jaxalign.compute.comparators import canonical
 from jaxalign.compute.gram import n_stimuli_of
-from jaxalign.compute.kendall import kendall
+from jaxalign.compute.kendall import VARIANTS, kendall
 from jaxalign.compute.resampled import RANKED, Similarity
 from jaxalign.compute.stats import dot
-from jaxalign.errors import nearest
-
-TAUS = ("tau-a", "tau-b")
-COMPARATORS = (*resampled.COMPARATORS, *TAUS)
-ALIASES = {**resampled.ALIASES, "kendall": "tau-b"}
 
 LEAVE_ONE_OUT = "leave_one_subject_out_rdm"
 CROSS_VALIDATED = "cross_validated_rdm"
 SPLIT_HALF = "split_half_rdm_spearman_brown_sqrt"
 SPLIT_HALF_RELIABILITY = "split_half_rdm_spearman_brown"
 """Names of the recipes, as tables write them."""
-
-
-def canonical(comparator: str) -> str:
-    """Name of a comparator that has a ceiling; aliases of rsatoolbox are accepted.
-
-    Raises:
-        ValueError: for another name.
-    """
-    name = ALIASES.get(comparator, comparator)
-    if name not in COMPARATORS:
-        raise ValueError(f"comparator={comparator!r} has no noise ceiling. {nearest(name, (*COMPARATORS, *ALIASES))}")
-    return name
 
 
 def leave_one_out(data: jax.Array, comparator: str, *, rounding: float = 0.0) -> tuple[jax.Array, jax.Array]:
@@ -46,7 +30,7 @@ def leave_one_out(data: jax.Array, comparator: str, *, rounding: float = 0.0) ->
 
     Args:
         data: (n_pairs, n_subjects) dissimilarities.
-        comparator: any of `COMPARATORS`.
+        comparator: any of `comparators.COMPARATORS`.
         rounding: values that differ by no more than this share of the largest of their RDM are ties (ranks, tau).
     Returns:
         low (n_subjects,), high (n_subjects,); their means are the bounds for the mean over subjects.
@@ -57,7 +41,7 @@ def leave_one_out(data: jax.Array, comparator: str, *, rounding: float = 0.0) ->
     name = canonical(comparator)
     _check_subjects(data.shape[1])
     once = jnp.ones(data.shape[1], jnp.int32)
-    if name in TAUS:
+    if name in VARIANTS:
         return _tau_bounds(data, name, rounding)
     if name in RANKED:
         weights = jnp.ones(data.shape[0], jnp.int32)

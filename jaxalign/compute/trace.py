@@ -9,10 +9,6 @@ import numpy as np
 from jaxalign.compute.gram import n_pairs, upper_triangle
 from jaxalign.compute.stats import dot
 
-PACKINGS = ("triangle", "gram", "full")
-"""How an (n, n) matrix becomes a vector whose dot product is the trace form: the upper triangle of matrices with a zero
-diagonal; the upper triangle times sqrt(2), then the diagonal, of symmetric ones; all entries of others."""
-
 BLOCK = 1024
 """Entries that are gathered and multiplied at a time: relabelled copies never leave the cache."""
 
@@ -20,21 +16,12 @@ COLUMNS = 2400
 """Relabelled copies side by side in one product: wide enough for its full rate."""
 
 
-def n_packed(n_stimuli: int, packing: str) -> int:
-    """Length of a packed matrix."""
-    return {"triangle": n_pairs(n_stimuli), "gram": n_pairs(n_stimuli) + n_stimuli, "full": n_stimuli**2}[packing]
-
-
-def n_stimuli_of_packed(length: int, packing: str) -> int:
-    """Number of stimuli of a packed matrix."""
-    if packing == "full":
-        return int(np.sqrt(length) + 0.5)
-    n_stimuli = (1 + int(np.sqrt(1 + 8 * length))) // 2
-    return n_stimuli if packing == "triangle" else n_stimuli - 1
-
-
 def pack(matrix: jax.Array, packing: str) -> jax.Array:
-    """A matrix as a vector; the dot product of two is the trace form of the matrices. (n, n) -> (n_packed,)"""
+    """A matrix as a vector; the dot product of two is the trace form of the matrices. (n, n) -> (n_packed,)
+
+    "triangle" is the upper triangle of a matrix with a zero diagonal; "gram" the upper triangle times sqrt(2), then the
+    diagonal, of a symmetric one; "full" all entries of any.
+    """
     if packing == "triangle":
         return upper_triangle(matrix)
     if packing == "gram":

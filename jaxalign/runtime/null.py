@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
-from jaxalign.compute.labellings import TAKES, Labellings, draw
+from jaxalign.compute.labellings import TAKES, Labellings, count, draw
 from jaxalign.contracts import Design, Metric, RdmSet, RunConfig
 from jaxalign.errors import ConfigError, nearest
 from jaxalign.runtime.inputs import Inputs
@@ -21,12 +24,33 @@ def relabelled(metric: Metric, side: str, design: Design, n_stimuli: int) -> np.
     return np.arange(n_stimuli)
 
 
-def labellings_of(metric: Metric, side: str, design: Design, run: RunConfig, inputs: Inputs) -> Labellings:
-    """Labellings of one metric, within the strata or blocks that the request names.
+def n_permutations_of(metric: Metric, side: str, design: Design, run: RunConfig, inputs: Inputs) -> int:
+    """Labellings beside the observed one: as many as the metric asks for, or all there are. Draws none.
 
     Raises:
         ConfigError: if the scheme or its column is unknown, or leaves nothing to permute.
     """
+    n_rows, options = _request(metric, side, design, run, inputs)
+    if metric.n_permutations == 0:
+        return 0
+    with _named(run):
+        n_distinct = count(run.null.scheme, n_rows, **options)
+    return n_distinct - 1 if n_distinct <= metric.n_permutations else metric.n_permutations
+
+
+def labellings_of(metric: Metric, side: str, design: Design, run: RunConfig, inputs: Inputs) -> Labellings:
+    """Labellings of one metric as it was asked for, within the strata or blocks that the request names."""
+    n_rows, options = _request(metric, side, design, run, inputs)
+    if metric.n_permutations == 0:
+        return Labellings(np.arange(n_rows, dtype=np.int32)[None], run.null.scheme, False, float("nan"), None)
+    with _named(run):
+        return draw(run.null.scheme, n_rows, metric.n_permutations, run.seed, **options)
+
+
+def _request(
+    metric: Metric, side: str, design: Design, run: RunConfig, inputs: Inputs
+) -> tuple[int, dict[str, np.ndarray]]:
+    """Number of rows that are relabelled, and the argument that the scheme reads."""
     rows = relabelled(metric, side, design, len(inputs.stimulus_ids))
     scheme, column = run.null.scheme, run.null.column
     if scheme not in SCHEMES:
@@ -37,13 +61,16 @@ def labellings_of(metric: Metric, side: str, design: Design, run: RunConfig, inp
             f"null.scheme={scheme!r} with null.column={column!r}: "
             + (f"name the column that holds the {takes}." if takes else "label takes no column.")
         )
-    options = {takes: _column(column, inputs)[rows]} if takes else {}
-    if metric.n_permutations == 0:
-        return Labellings(np.arange(len(rows), dtype=np.int32)[None], scheme, False, float("nan"), None)
+    return len(rows), {takes: _column(column, inputs)[rows]} if takes else {}
+
+
+@contextmanager
+def _named(run: RunConfig) -> Iterator[None]:
+    """Errors of the scheme, with the option that they are about."""
     try:
-        return draw(scheme, len(rows), metric.n_permutations, run.seed, **options)
+        yield
     except ValueError as error:
-        raise ConfigError(f"null.column={column!r}: {error}" if column else str(error)) from error
+        raise ConfigError(f"null.column={run.null.column!r}: {error}" if run.null.column else str(error)) from error
 
 
 def _column(name: str, inputs: Inputs) -> np.ndarray:

@@ -17,7 +17,7 @@ from jaxalign.compute.trace import BLOCK, COLUMNS
 from jaxalign.contracts import Design, MeshConfig, Metric, RdmSet, Recording, RunConfig
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.runtime.inputs import Inputs
-from jaxalign.runtime.null import labellings_of
+from jaxalign.runtime.null import n_permutations_of
 from jaxalign.sources.times import inside
 
 LADDER = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -160,7 +160,10 @@ def make_plan(run: RunConfig, inputs: Inputs, memory_bytes: int) -> Plan:
         DataError: if there are too few stimuli for the folds.
     """
     run_hash = hash_of(run_identity(run, inputs))
-    analyses = tuple(_analysis(name, run, inputs, memory_bytes) for name in run.metric)
+    designs = tuple(_design(metric, run, inputs) for metric in run.metric.values())
+    analyses = tuple(
+        _analysis(name, design, run, inputs, memory_bytes) for name, design in zip(run.metric, designs, strict=True)
+    )
     units = tuple(
         Unit(
             f"{analysis.name}-{hash_of([run_hash, analysis.name, inputs.fits[fit].name, tile.index])}",
@@ -173,7 +176,6 @@ def make_plan(run: RunConfig, inputs: Inputs, memory_bytes: int) -> Plan:
         for tile in analysis.tiles
     )
     host = sum(values.nbytes for values in inputs.features) + sum(values.nbytes for values in _brain_arrays(inputs))
-    designs = tuple(_design(analysis.metric, run, inputs) for analysis in analyses)
     return Plan(run_hash, subjects_of(inputs), analyses, units, designs, host)
 
 
@@ -188,8 +190,8 @@ def _brain_arrays(inputs: Inputs) -> list[np.ndarray]:
     return [brain.values] if isinstance(brain, RdmSet) else [recording.values for recording in brain]
 
 
-def _analysis(name: str, run: RunConfig, inputs: Inputs, memory_bytes: int) -> Analysis:
-    metric = _with_its_permutations(run.metric[name], name, run, inputs)
+def _analysis(name: str, design: Design, run: RunConfig, inputs: Inputs, memory_bytes: int) -> Analysis:
+    metric = _with_its_permutations(name, design, run, inputs)
     models = run.score.get(name, list(run.model))
     fits = tuple(index for index, owner in enumerate(inputs.model_of) if owner in models)
     side = _side(name, metric, inputs)
@@ -218,13 +220,13 @@ def _analysis(name: str, run: RunConfig, inputs: Inputs, memory_bytes: int) -> A
     )
 
 
-def _with_its_permutations(metric: Metric, name: str, run: RunConfig, inputs: Inputs) -> Metric:
+def _with_its_permutations(name: str, design: Design, run: RunConfig, inputs: Inputs) -> Metric:
     """The metric with as many permutations as its scheme has, where these are fewer than it asks for."""
-    side = _side(name, metric, inputs)
-    drawn = labellings_of(metric, side, _design(metric, run, inputs), run, inputs)
-    if drawn.n_permutations == metric.n_permutations:
+    metric = run.metric[name]
+    n_permutations = n_permutations_of(metric, _side(name, metric, inputs), design, run, inputs)
+    if n_permutations == metric.n_permutations:
         return metric
-    return dataclasses.replace(metric, n_permutations=drawn.n_permutations)  # type: ignore[type-var]
+    return dataclasses.replace(metric, n_permutations=n_permutations)
 
 
 def _side(name: str, metric: Metric, inputs: Inputs) -> str:

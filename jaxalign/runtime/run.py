@@ -105,7 +105,7 @@ def _scored(
         if not todo:
             continue
         own = mesh.narrowed(devices, -(-len(analysis.fits) // analysis.fits_per_call))
-        null_rows = labellings_of(analysis.metric, analysis.side, plan.design[index], run, inputs).rows
+        null_rows = labellings_of(run.metric[analysis.name], analysis.side, plan.design[index], run, inputs).rows
         design = mesh.place(own, "shared", plan.design[index])
         stage = _Stage(run, plan, inputs, own, analysis, analysis.metric, design, null_rows, {})
         for block, wanted in _blocks(analysis, todo, own):
