@@ -276,17 +276,43 @@ class MeshConfig:
 
     Attributes:
         fit: devices along the fit axis; null takes all devices that `target` leaves.
-        target: devices along the target axis.
+        target: devices along the target axis; null gives it the devices that have no fits of their own.
         memory_gib: memory that one device may hold; null asks the device, and on a CPU takes half of what is free.
         fits_per_call, targets_per_call: size of the tile that one device computes at a time; null lets the plan choose.
             Results are equal bytes for any number of devices at one tile size.
+        host_memory_gib: memory that the process may take on the host; null takes 85 % of what is there.
     """
 
     fit: int | None = None
-    target: int = 1
+    target: int | None = None
     memory_gib: float | None = None
     fits_per_call: int | None = None
     targets_per_call: int | None = None
+    host_memory_gib: float | None = None
+
+
+@dataclass
+class DistConfig:
+    """Processes of one run. Every process runs the same command; the output folder and the store are shared.
+
+    Attributes:
+        mode: "auto" (one process unless a TPU pod, Slurm, Open MPI or Kubernetes started several, or the variables
+            JAXALIGN_COORDINATOR, JAXALIGN_N_PROCESSES and JAXALIGN_PROCESS_ID name them), "explicit" (the three
+            fields below) or "off".
+        coordinator: host:port of process 0.
+        n_processes, process_id: how many there are, and which one this is.
+        local_device_ids: devices of this machine that the process uses; empty takes all, or what the cluster says.
+        initialization_timeout_s: how long processes wait for each other at the start.
+        heartbeat_timeout_s: how long after the death of one process the others stop.
+    """
+
+    mode: str = "auto"
+    coordinator: str = ""
+    n_processes: int | None = None
+    process_id: int | None = None
+    local_device_ids: list[int] = field(default_factory=list)
+    initialization_timeout_s: int = 300
+    heartbeat_timeout_s: int = 100
 
 
 @dataclass
@@ -330,6 +356,7 @@ class RunConfig:
         seed: of folds, permutations and ceilings.
         model, metric: entries by name.
         dataset: one data set.
+        subject: names of the subjects to score; empty takes all.
         stimuli: stimulus set, for data sets that do not bring their own.
         score: metric name -> names of the models it scores; a metric that is not named scores all.
         averages: declared averages of responses.
@@ -338,6 +365,8 @@ class RunConfig:
         n_ceiling_splits: random halves of the split-half ceiling.
         store: folder of extracted activations, shared by runs.
         mesh: devices.
+        dist: processes.
+        profile: "none", or "trace" to write a trace for xprof and Perfetto into the output folder.
         report: write figures and the report.
         force: discard results of this output folder and compute everything.
         precision: of every matrix product.
@@ -349,6 +378,7 @@ class RunConfig:
     model: dict[str, Any] = field(default_factory=dict)
     metric: dict[str, Any] = field(default_factory=dict)
     dataset: Any = None
+    subject: Any = None
     stimuli: Any = None
     score: dict[str, list[str]] = field(default_factory=dict)
     averages: list[Average] = field(default_factory=list)
@@ -357,6 +387,8 @@ class RunConfig:
     n_ceiling_splits: int = 20
     store: str = "outputs/store"
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    dist: DistConfig = field(default_factory=DistConfig)
+    profile: str = "none"
     report: bool = True
     force: bool = False
     precision: str = "highest"
