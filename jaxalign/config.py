@@ -15,10 +15,11 @@ from jaxalign.contracts import RunConfig
 from jaxalign.errors import ConfigError, nearest
 from jaxalign.models import SOURCES
 from jaxalign.models.given import Metadata
+from jaxalign.models.stored import Stored
 from jaxalign.sources import DATASETS, STIMULI
 from jaxalign.sources.rdm_files import RdmFile
 
-MODEL_KINDS: dict[str, Any] = {**SOURCES, "metadata": Metadata, "rdm_file": RdmFile}
+MODEL_KINDS: dict[str, Any] = {**SOURCES, "metadata": Metadata, "rdm_file": RdmFile, "stored": Stored}
 """What a model entry may be: networks, columns of the recording, given RDMs."""
 
 

@@ -60,7 +60,7 @@ def test_first_word_is_a_verb_when_it_has_no_equals_sign(words, verb, rest):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_is_a_module_with_main(verb):
-    module = __import__(f"jaxalign.commands.{verb}", fromlist=["main"])
+    module = __import__(commands.module_of(verb), fromlist=["main"])
     assert callable(module.main)
 
 

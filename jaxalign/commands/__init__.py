@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from keyword import iskeyword
 
 from jaxalign import __version__
 from jaxalign.errors import ConfigError, JaxalignError, nearest
@@ -14,6 +15,9 @@ VERBS = {
     "plan": "show units, tiles and bytes of a run without doing it",
     "models": "list the models that can be chosen",
     "report": "write figures and report of a finished run again: jaxalign report FOLDER",
+    "verify": "hash stores and results again: jaxalign verify FOLDER...",
+    "import": "features that others computed, into a store: jaxalign import FILE... to=FOLDER model=NAME",
+    "export": "a store as .safetensors or .npy: jaxalign export STORE to=FILE.safetensors",
     "help": "this page",
 }
 """Verb -> what it does; each is a module of this package with main(arguments)."""
@@ -34,7 +38,7 @@ def main(arguments: list[str]) -> int:
             print(f"jaxalign {__version__}")
             return 0
         verb, rest = split(arguments)
-        found = import_module(f"jaxalign.commands.{verb}")
+        found = import_module(module_of(verb))
         found.main(rest)
     except JaxalignError as error:
         print(f"{_kind(error)}: {error}", file=sys.stderr)
@@ -44,6 +48,11 @@ def main(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return 0
+
+
+def module_of(verb: str) -> str:
+    """The module of a verb; one that is a word of Python, such as import, has an underscore behind it."""
+    return f"jaxalign.commands.{verb}{'_' if iskeyword(verb) else ''}"
 
 
 def split(arguments: list[str]) -> tuple[str, list[str]]:

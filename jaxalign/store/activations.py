@@ -19,13 +19,16 @@ from jaxalign.errors import DataError, nearest
 from jaxalign.store.manifests import (
     MANIFEST,
     REMEDY,
+    check_bytes,
     check_file,
     commit,
     hash_files,
+    known_manifest,
     list_files,
     manifest,
     origin,
     sync,
+    write_stimulus_ids,
 )
 
 if TYPE_CHECKING:  # contracts imports jax, which takes a second that a reader of manifests need not spend
@@ -63,8 +66,9 @@ def write(
     _check_request(fits, stimulus_ids, dtype)
     start = origin(fits, stimulus_ids, identity)
     layout = _layout(fits, len(stimulus_ids), dtype)
-    with _unfinished(folder) as temporary:
+    with unfinished(folder) as temporary:
         arrays = _write_arrays(temporary, fits, layout, blocks)
+        write_stimulus_ids(temporary, stimulus_ids)
         _sync_folders(temporary)
         commit(temporary / MANIFEST, start | layout | {"arrays": arrays, "files": hash_files(temporary)})
 
@@ -81,7 +85,7 @@ def read(folder: Path, fit: Fit, rows: slice | None = None) -> np.ndarray:
     Raises:
         DataError: if the store is not finished, has no such fit, or differs from what was written.
     """
-    content = manifest(folder)
+    content = known_manifest(folder)
     array = _find(folder, content, fit)
     start, stop, step = (rows or slice(None)).indices(content["n_stimuli"])
     if step != 1:
@@ -96,6 +100,7 @@ def verify(folder: Path) -> None:
         DataError: naming the first file that is missing, extra or changed, or the first array that cannot be read.
     """
     content = manifest(folder)
+    check_bytes(folder)
     expected, found = content["files"], set(list_files(folder))
     for name in sorted(found | set(expected)):
         check_file(folder, name, expected.get(name), name in found)
@@ -128,7 +133,7 @@ def _check_request(fits: Sequence[Fit], stimulus_ids: Sequence[str], dtype: str)
 
 def _layout(fits: Sequence[Fit], n_stimuli: int, dtype: str) -> dict[str, Any]:
     """Choose the rows of a shard: whole chunks, such that one shard of every fit fits the buffer."""
-    bytes_per_row = sum(fit.width for fit in fits) * _numpy_dtype(dtype).itemsize
+    bytes_per_row = sum(fit.width for fit in fits) * numpy_dtype(dtype).itemsize
     n_chunks = min(BUFFER_BYTES // (CHUNK_ROWS * bytes_per_row), -(-n_stimuli // CHUNK_ROWS))
     return {
         "dtype": dtype,
@@ -200,7 +205,7 @@ def _shards(
     blocks: Iterable[Mapping[tuple[str, str], np.ndarray]], fits: Sequence[Fit], layout: Mapping[str, Any]
 ) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Regroup blocks of any size into whole shards: (first row, the rows of each fit)."""
-    dtype, n_stimuli, shard_rows = _numpy_dtype(layout["dtype"]), layout["n_stimuli"], layout["shard_rows"]
+    dtype, n_stimuli, shard_rows = numpy_dtype(layout["dtype"]), layout["n_stimuli"], layout["shard_rows"]
     buffers = [np.empty((shard_rows, fit.width), dtype) for fit in fits]
     n_seen = 0
     for block in blocks:
@@ -210,7 +215,7 @@ def _shards(
             filled = (n_seen + taken) % shard_rows
             count = min(n_block - taken, shard_rows - filled)
             for fit, buffer in zip(fits, buffers, strict=True):
-                _cast(block[_key(fit)][taken : taken + count], buffer[filled : filled + count], fit)
+                cast(block[_key(fit)][taken : taken + count], buffer[filled : filled + count], fit)
             taken += count
             if filled + count == shard_rows:
                 yield n_seen + taken - shard_rows, buffers
@@ -248,8 +253,12 @@ def _check_block(block: Mapping[tuple[str, str], np.ndarray], fits: Sequence[Fit
     return n_block
 
 
-def _cast(source: np.ndarray, target: np.ndarray, fit: Fit) -> None:
-    """Copy rows into the stored dtype; a finite value that becomes infinite is an error, not an infinity."""
+def cast(source: np.ndarray, target: np.ndarray, fit: Fit) -> None:
+    """Copy rows into the stored dtype; a finite value that becomes infinite is an error, not an infinity.
+
+    Raises:
+        DataError: with how many values are out of range, and the largest.
+    """
     with np.errstate(over="ignore"):
         target[...] = source
     if source.dtype == target.dtype:
@@ -266,7 +275,7 @@ def _cast(source: np.ndarray, target: np.ndarray, fit: Fit) -> None:
 
 
 @contextmanager
-def _unfinished(folder: Path) -> Iterator[Path]:
+def unfinished(folder: Path) -> Iterator[Path]:
     """Lend an empty hidden sibling folder; rename it into place when the block ends well, else delete it."""
     folder = folder.absolute()
     temporary = folder.with_name(f".{folder.name}.unfinished")
@@ -366,7 +375,8 @@ def _digests(values: np.ndarray, chunk_rows: int) -> list[int]:
 # TensorStore
 
 
-def _numpy_dtype(dtype: str) -> np.dtype:
+def numpy_dtype(dtype: str) -> np.dtype:
+    """The NumPy dtype of a name in DTYPES."""
     import tensorstore
 
     return tensorstore.dtype(dtype).numpy_dtype  # bfloat16 is unknown to NumPy itself
