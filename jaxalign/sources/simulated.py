@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from jaxalign.contracts import Recording
 from jaxalign.errors import ConfigError, nearest
 from jaxalign.sources.checks import check_recording
 from jaxalign.sources.montage import template_positions
-from jaxalign.sources.times import binned, bins_of
+from jaxalign.sources.times import Bins, binned, bins_of
 
 CHANNELS = (
     "Fp1", "F3", "F7", "FT9", "FC5", "FC1", "C3", "T7", "TP9", "CP5", "CP1", "Pz", "P3", "P7", "O1", "Oz", "O2",
@@ -23,6 +24,9 @@ CHANNELS = (
 
 NOISE_V = 5e-6
 """Standard deviation of the noise of one trial, volts: the order of ongoing EEG."""
+
+ROWS_AT_ONCE = 2048
+"""Trials that are simulated at a time: some hundred MiB at 63 channels and 100 samples."""
 
 _LENGTH_SCALE_M = 0.06
 """Distance over which the noise of two channels stays alike: volume conduction smears over centimetres."""
@@ -66,6 +70,7 @@ class SimulatedEeg:
             nothing.
         plants: which layers, when and where.
         seed: decides everything random.
+        channels: the channels that are recorded, of the 63; empty for all.
     """
 
     name: str = "simulated-eeg"
@@ -80,8 +85,18 @@ class SimulatedEeg:
     effect: float = 0.3
     plants: list[Plant] = field(default_factory=list)
     seed: int = 0
+    channels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "channels", tuple(self.channels))
+        unknown = [name for name in self.channels if name not in CHANNELS]
+        if unknown or len(set(self.channels)) < len(self.channels):
+            what = (
+                f"{unknown[0]!r} is not in the montage. {nearest(unknown[0], CHANNELS)}"
+                if unknown
+                else "one is named twice."
+            )
+            raise ConfigError(f"dataset.channels={list(self.channels)}: {what}")
         if self.effect < 0:
             raise ConfigError(f"dataset.effect={self.effect}: an effect size is 0 or larger.")
         if self.n_subjects < 1 or self.n_repetitions_train < 1 or self.n_repetitions_test < 1:
@@ -94,6 +109,11 @@ class SimulatedEeg:
                 raise ConfigError(
                     f"A plant names channels {list(plant.channels)}: {wrong[0] if wrong else 'none'} is not in the montage. {nearest(wrong[0] if wrong else '', CHANNELS)}"
                 )
+
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """Channels of the recording."""
+        return self.channels or CHANNELS
 
     def recordings(
         self, stimulus_ids: tuple[str, ...], features: Mapping[tuple[str, str, str], np.ndarray]
@@ -116,6 +136,18 @@ class SimulatedEeg:
         latents = [self._latents(plant, features, n_train) for plant in self.plants] if self.effect else []
         return [self._subject(index, stimulus_ids, n_train, latents) for index in range(self.n_subjects)]
 
+    def layout(self, stimulus_ids: tuple[str, ...]) -> list[Recording]:
+        """Labels and sizes of all subjects without their values, which are a single 0: for planning."""
+        _, bins = self._times()
+        n_test, shape = self.n_test, (len(self.recorded), len(bins.starts_s))
+        values = np.broadcast_to(np.float32(0), (len(stimulus_ids), *shape))
+        trials = np.broadcast_to(np.float32(0), (n_test, self.n_repetitions_test, *shape))
+        return [self._recording(index, stimulus_ids, values, trials, bins) for index in range(self.n_subjects)]
+
+    def _times(self) -> tuple[np.ndarray, Bins]:
+        times = self.tmin_s + np.arange(round((self.tmax_s - self.tmin_s) * self.sfreq_hz)) / self.sfreq_hz
+        return times, bins_of(times, self.sfreq_hz, self.time_bin_s)
+
     def _latents(self, plant: Plant, features: Mapping[tuple[str, str, str], np.ndarray], n_train: int) -> np.ndarray:
         """Leading principal components of the planted layer with their own variances, 1 on average: its geometry.
 
@@ -135,37 +167,53 @@ class SimulatedEeg:
 
     def _subject(self, index: int, stimulus_ids: tuple[str, ...], n_train: int, latents: list[np.ndarray]) -> Recording:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, index])))
-        times = self.tmin_s + np.arange(round((self.tmax_s - self.tmin_s) * self.sfreq_hz)) / self.sfreq_hz
-        bins = bins_of(times, self.sfreq_hz, self.time_bin_s)
-        positions = template_positions(CHANNELS)
-        signal = np.zeros((len(stimulus_ids), len(CHANNELS), len(times)))
-        for plant, scores in zip(self.plants, latents, strict=bool(self.effect)):
-            mixing = _topographies(plant, positions, rng)
-            signal += np.einsum("sl,lc,t->sct", scores, mixing, _envelope(plant, times))
-        signal *= self.effect * NOISE_V
+        times, bins = self._times()
+        positions = template_positions(self.recorded)
+        waves = [
+            (scores, _topographies(plant, positions, rng), _envelope(plant, times))
+            for plant, scores in zip(self.plants, latents, strict=bool(self.effect))
+        ]
         smear = _smear(positions)
-        train = signal[:n_train] + _noise(rng, (n_train,), len(times), smear) / np.sqrt(self.n_repetitions_train)
-        trials = signal[n_train:, None] + _noise(rng, (self.n_test, self.n_repetitions_test), len(times), smear)
-        trials = binned(trials, bins).astype(np.float32)
-        values = np.concatenate([binned(train, bins), trials.mean(1, dtype=np.float64)]).astype(np.float32)
+        values = np.empty((len(stimulus_ids), len(self.recorded), len(bins.starts_s)), np.float32)
+        trials = np.empty((self.n_test, self.n_repetitions_test, *values.shape[1:]), np.float32)
+        for rows in _blocks(n_train, 1):
+            noise = _noise(rng, (rows.stop - rows.start,), len(times), smear) / np.sqrt(self.n_repetitions_train)
+            values[rows] = binned(self._signal(waves, rows, noise.shape) + noise, bins)
+        for rows in _blocks(self.n_test, self.n_repetitions_test):
+            noise = _noise(rng, (rows.stop - rows.start, self.n_repetitions_test), len(times), smear)
+            shown = slice(n_train + rows.start, n_train + rows.stop)
+            signal = self._signal(waves, shown, (len(noise), *noise.shape[2:]))
+            trials[rows] = binned(signal[:, None] + noise, bins)
+        values[n_train:] = trials.mean(1, dtype=np.float64)
+        return check_recording(self._recording(index, stimulus_ids, values, trials, bins))
+
+    def _signal(self, waves: list[Any], rows: slice, shape: tuple[int, ...]) -> np.ndarray:
+        """What the planted layers add, in volts. -> (n, n_channels, n_samples)"""
+        signal = np.zeros(shape)
+        for scores, mixing, envelope in waves:
+            signal += np.einsum("sl,lc,t->sct", scores[rows], mixing, envelope)
+        return signal * (self.effect * NOISE_V)
+
+    def _recording(
+        self, index: int, stimulus_ids: tuple[str, ...], values: np.ndarray, trials: np.ndarray, bins: Bins
+    ) -> Recording:
+        n_train = len(stimulus_ids) - self.n_test
         counts = np.repeat([self.n_repetitions_train, self.n_repetitions_test], [n_train, self.n_test])
-        return check_recording(
-            Recording(
-                dataset=self.name,
-                subject=f"{index + 1:02d}",
-                stimulus_ids=stimulus_ids,
-                values=values,
-                channels=CHANNELS,
-                starts_s=bins.starts_s,
-                stops_s=bins.stops_s,
-                unit="V",
-                n_repetitions=counts.astype(np.int32),
-                is_test=np.arange(len(stimulus_ids)) >= n_train,
-                positions=positions,
-                is_simulated=True,
-                trials=trials,
-                origin={"simulated": True, "seed": self.seed, "effect": self.effect},
-            )
+        return Recording(
+            dataset=self.name,
+            subject=f"{index + 1:02d}",
+            stimulus_ids=stimulus_ids,
+            values=values,
+            channels=self.recorded,
+            starts_s=bins.starts_s,
+            stops_s=bins.stops_s,
+            unit="V",
+            n_repetitions=counts.astype(np.int32),
+            is_test=np.arange(len(stimulus_ids)) >= n_train,
+            positions=template_positions(self.recorded),
+            is_simulated=True,
+            trials=trials,
+            origin={"simulated": True, "seed": self.seed, "effect": self.effect},
         )
 
 
@@ -174,7 +222,7 @@ def _topographies(plant: Plant, positions: np.ndarray, rng: np.random.Generator)
 
     -> (n_latents, n_channels)
     """
-    centres = positions[[CHANNELS.index(name) for name in plant.channels]]
+    centres = template_positions(plant.channels)
     distance = np.linalg.norm(positions[:, None] - centres[None], axis=2).min(1)
     gain = np.exp(-0.5 * (distance / 0.03) ** 2)
     mixing = rng.standard_normal((plant.n_latents, len(positions))) @ _smear(positions)
@@ -187,6 +235,12 @@ def _envelope(plant: Plant, times: np.ndarray) -> np.ndarray:
     ramp = 0.2 * (plant.stop_s - plant.start_s)
     inside = np.minimum(times - plant.start_s, plant.stop_s - times)
     return np.where(inside > 0, 0.5 - 0.5 * np.cos(np.pi * np.clip(inside / ramp, 0, 1)), 0)
+
+
+def _blocks(n_stimuli: int, n_trials: int) -> Iterator[slice]:
+    """Stimuli whose trials are made at once, so that memory does not grow with their number."""
+    at_once = max(1, ROWS_AT_ONCE // n_trials)
+    return (slice(start, min(start + at_once, n_stimuli)) for start in range(0, n_stimuli, at_once))
 
 
 def _smear(positions: np.ndarray) -> np.ndarray:
