@@ -455,7 +455,7 @@ def test_results_of_unknown_origin(finished, capsys):
     capsys.readouterr()
     assert commands.main(makers.rdm_request(finished.parent)) == 2
     said = capsys.readouterr().err
-    assert re.search(r"holds journal\.jsonl, scores\.parquet, summary\.json but no run\.json.*force=true", said)
+    assert re.search(r"holds journal\.jsonl, scores\.parquet, summary\.json, .* but no run\.json.*force=true", said)
 
 
 def test_recording_with_numbers_and_ids_is_returned():

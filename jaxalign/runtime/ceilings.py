@@ -15,8 +15,9 @@ from jaxalign.compute.geometry import Rsa
 from jaxalign.compute.permute import labellings
 from jaxalign.contracts import Design, RdmSet, RunConfig
 from jaxalign.runtime.inputs import Inputs
-from jaxalign.runtime.plan import Analysis, Tile
-from jaxalign.runtime.tiles import responses_tile
+from jaxalign.runtime.plan import Analysis
+from jaxalign.runtime.targets import Tile
+from jaxalign.runtime.tiles import local_design, responses_tile
 
 N_CHANCE = 199
 """Relabellings that tell whether the agreement between subjects exceeds chance."""
@@ -130,9 +131,10 @@ def _rdms_of_groups(
     analysis: Analysis, design: Design, run: RunConfig, inputs: Inputs, n_subjects: int
 ) -> Iterator[np.ndarray]:
     """RDMs of all subjects, one group (time bin) after the other. -> (n_subjects, n_pairs) each"""
+    local = local_design(analysis, design)
     for tile in analysis.tiles:
         given = responses_tile(analysis, inputs, run, tile)
-        state = np.asarray(analysis.metric.responses_state(jax.tree.map(jnp.asarray, given), design).values)
+        state = np.asarray(analysis.metric.responses_state(jax.tree.map(jnp.asarray, given), local).values)
         state = state.reshape(len(state), tile.n_padded, n_subjects)[:, : len(tile.groups)]
         for group in range(state.shape[1]):
             yield state[:, group].T

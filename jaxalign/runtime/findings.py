@@ -12,8 +12,9 @@ from jaxalign.contracts import Design, RdmSet, RunConfig
 from jaxalign.runtime import folder, messages
 from jaxalign.runtime.ceilings import Bounds
 from jaxalign.runtime.inputs import Inputs
-from jaxalign.runtime.plan import Analysis, Groups, Plan
+from jaxalign.runtime.plan import Analysis, Plan
 from jaxalign.runtime.selection import Grid, finite, held_out, ranking, tested, where
+from jaxalign.runtime.targets import Groups
 
 LEVEL = 0.05
 MIN_SUBJECTS = 6
@@ -45,6 +46,7 @@ def summarise(
         "warnings": messages.warnings(run, plan, inputs, tables),
         "n_constant_targets": messages.n_constant_targets(plan, inputs, run),
         "failed_units": failed,
+        "n_units": len(plan.units),
         "findings": found,
     }
 

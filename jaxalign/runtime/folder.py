@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,27 @@ import pyarrow as pa
 from jaxalign.contracts import RdmSet, RunConfig
 from jaxalign.errors import ConfigError, DataError
 from jaxalign.results import table
-from jaxalign.runtime import journal
+from jaxalign.runtime import dist, journal
 from jaxalign.runtime.inputs import Inputs
-from jaxalign.runtime.plan import Plan, Unit, run_identity
+from jaxalign.runtime.plan import Plan, Unit, hash_of, run_identity
 
 RUN_FILE = "run.json"
 UNITS = "units"
-OWN_FILES = (RUN_FILE, journal.JOURNAL_FILE, table.SCORES_FILE, table.SUMMARY_FILE, "report.html", "channels.json")
+PROFILE_FILE = "profile.json"
+FINISHED_FILE = "finished.json"
+OWN_FILES = (
+    RUN_FILE,
+    journal.JOURNAL_FILE,
+    table.SCORES_FILE,
+    table.SUMMARY_FILE,
+    FINISHED_FILE,
+    PROFILE_FILE,
+    "report.html",
+    "channels.json",
+)
+OF_PROCESSES = ("journal-*.jsonl", "events*.jsonl")
+"""What further processes of a run write."""
+
 PACKAGES = (
     "jaxalign",
     "jax",
@@ -81,7 +97,8 @@ def _first_difference(where: str, held: Any, asked: Any) -> str:
 
 def discard(output: Path) -> None:
     """Remove the files of a run, and nothing else."""
-    for path in [*(output / name for name in OWN_FILES), *(output / UNITS).glob("*")]:
+    of_processes = [path for pattern in OF_PROCESSES for path in output.glob(pattern)]
+    for path in [*(output / name for name in OWN_FILES), *of_processes, *(output / UNITS).glob("*")]:
         path.unlink(missing_ok=True)
 
 
@@ -116,17 +133,17 @@ def open_run(output: Path, run: RunConfig, plan: Plan, inputs: Inputs) -> None:
         leftover.unlink()  # of a killed process: the lock says that nobody else writes here
     content = {
         "run_hash": plan.run_hash,
+        "arithmetic": arithmetic() if held is None else held["arithmetic"],
         "request": _request_of(run),
         "data": inputs.identity,
         "command": " ".join(["jaxalign", *sys.argv[1:]]),
         "versions": versions(),
         "git": git_revision(),
         "devices": [str(device.device_kind) for device in jax.devices()],
+        "processes": dist.describe(),
         "platform": platform.platform(),
         "precision": run.precision,
-        "tiles": {
-            analysis.name: sorted({analysis.shape_name(tile) for tile in analysis.tiles}) for analysis in plan.analyses
-        },
+        "sizes": {analysis.name: analysis.sizes.to_json() for analysis in plan.analyses},
         "bytes": {analysis.name: analysis.n_bytes for analysis in plan.analyses},
         "is_simulated": inputs.is_simulated,
         "sessions": [] if held is None else held["sessions"],
@@ -140,12 +157,81 @@ def open_run(output: Path, run: RunConfig, plan: Plan, inputs: Inputs) -> None:
         )
 
 
-def close_run(output: Path, plan: Plan, n_computed: int, seconds: float) -> None:
-    """Note what this session did."""
+def kept_sizes(output: Path) -> dict[str, Any]:
+    """Sizes of the calls of a run that was begun here, by analysis; a resumed run goes on with them."""
+    held = read_run(output)
+    return {} if held is None else held["sizes"]
+
+
+def plan_digest(plan: Plan) -> str:
+    """What all processes of a run must agree on."""
+    return hash_of([plan.run_hash, [unit.unit_id for unit in plan.units]])
+
+
+def arithmetic() -> dict[str, Any]:
+    """What decides the last digits beside the plan: equal bytes are promised where all of this is equal."""
+    return {
+        "device_kind": str(jax.devices()[0].device_kind),
+        "cpu_threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "jaxlib": version("jaxlib"),
+        "is_optimised": not jax.config.read("jax_disable_most_optimizations"),
+    }
+
+
+def check_arithmetic(output: Path, n_missing: int, n_units: int) -> None:
+    """Refuse to finish a run under other arithmetic than it was begun with: half of its last digits would differ.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    held = read_run(output)
+    now = arithmetic()
+    if held is None or n_missing in (0, n_units):
+        return
+    different = [
+        f"{key} was {held['arithmetic'].get(key)} and is {now[key]}"
+        for key in now
+        if held["arithmetic"].get(key) != now[key]
+    ]
+    if different:
+        raise ConfigError(
+            f"{output} has {n_units - n_missing} of {n_units} units, computed where {'; '.join(different)}: the last digits of the others would differ. Go on as it was begun, or compute all anew with force=true."
+        )
+
+
+def close_run(output: Path, plan: Plan, n_computed: int, measured: dict[str, Any]) -> None:
+    """Note what this session did, and where its time went."""
     content = read_run(output)
     assert content is not None
-    content["sessions"].append({"units_computed": n_computed, "units": len(plan.units), "seconds": round(seconds, 2)})
+    session = {"units_computed": n_computed, "units": len(plan.units), "seconds": round(measured["wall_s"], 2)}
+    content["sessions"].append(session)
     table.write_json_atomic(content, output / RUN_FILE)
+    if n_computed:
+        table.write_json_atomic(measured, output / PROFILE_FILE)
+
+
+def note_finished(output: Path, plan: Plan) -> None:
+    """Note of which units and files the finishing pass was."""
+    table.write_json_atomic(_finished(output, plan), output / FINISHED_FILE)
+
+
+def finished_summary(output: Path, plan: Plan) -> dict[str, Any] | None:
+    """The summary of a finishing pass over these very units, by this version; None when it must be done again."""
+    path = output / FINISHED_FILE
+    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != _finished(output, plan):
+        return None
+    return table.summary(output)
+
+
+def _finished(output: Path, plan: Plan) -> dict[str, Any]:
+    """Version, units and files that belong together; a file that is not there has no hash."""
+    done = journal.verified(output)
+    files = {
+        name: journal.file_hash(output / name) if (output / name).is_file() else None
+        for name in (table.SCORES_FILE, table.SUMMARY_FILE)
+    }
+    units = hash_of([done.get(unit.unit_id, {}).get("files") for unit in plan.units])
+    return {"version": [version("jaxalign"), git_revision()], "units": units, "files": files}
 
 
 def missing_units(output: Path, plan: Plan) -> list[Unit]:
@@ -162,7 +248,7 @@ def maxima_file(output: Path, unit_id: str) -> Path:
     return output / UNITS / f"{unit_id}.maxima.parquet"
 
 
-def commit(output: Path, run_hash: str, unit: Unit, rows: pa.Table, maxima: np.ndarray) -> None:
+def commit(output: Path, run_hash: str, unit: Unit, rows: pa.Table, maxima: np.ndarray, process: int = 0) -> None:
     """Make one unit durable: its files first, its journal line last.
 
     maxima: (n_statistics, n_families, n_permutations + 1)
@@ -175,7 +261,7 @@ def commit(output: Path, run_hash: str, unit: Unit, rows: pa.Table, maxima: np.n
         str(path.relative_to(output)): journal.file_hash(path)
         for path in (rows_file(output, unit.unit_id), maxima_file(output, unit.unit_id))
     }
-    journal.append(output, {"unit_id": unit.unit_id, "run_hash": run_hash, "files": files})
+    journal.append(output, {"unit_id": unit.unit_id, "run_hash": run_hash, "files": files}, process)
 
 
 def read_maxima(output: Path, unit_id: str) -> np.ndarray:
@@ -195,6 +281,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@cache
 def git_revision() -> str:
     """Revision of the checkout that runs, with + when it has changes; "none" for an installed package."""
     root = Path(__file__).resolve().parents[2]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,30 @@ from jaxalign.contracts import Fit, RdmSet, Recording, RunConfig
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.models import SOURCES
 from jaxalign.models.given import Metadata
+from jaxalign.models.stored import Stored
 from jaxalign.runtime import stream
 from jaxalign.sources.checks import check_same_stimuli
 from jaxalign.sources.rdm_files import RdmFile
 from jaxalign.sources.simulated import SimulatedEeg
+
+
+@dataclass(frozen=True)
+class Bank(Sequence[np.ndarray]):
+    """Features of all fits, each read when it is asked for: what no store holds stays in memory.
+
+    Attributes:
+        readers: per fit, rows (None for all) -> (n_rows, width) float32, or (n_pairs,) of a given RDM.
+        n_resident: per fit, bytes that stay in memory.
+    """
+
+    readers: tuple[Callable[[np.ndarray | None], np.ndarray], ...]
+    n_resident: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+    def __getitem__(self, fit: Any) -> Any:
+        return self.readers[fit](None)
 
 
 @dataclass(frozen=True)
@@ -25,20 +46,22 @@ class Inputs:
     Attributes:
         brain: recordings, one per subject, or given RDMs.
         fits: labels of all layers.
-        features: per fit, (n_stimuli, width) activations, or (n_pairs,) of a given RDM.
+        features: per fit, (n_stimuli, width) activations, or (n_pairs,) of a given RDM; a Bank reads them on demand.
         is_rdm: per fit, whether it is a given RDM.
         model_of: name of the configuration entry each fit belongs to.
         groups: (n_stimuli,) labels that folds never split, or None.
         identity: of data and models, as JSON values.
+        notes: what a reader must know of how they were read.
     """
 
     brain: list[Recording] | RdmSet
     fits: list[Fit]
-    features: list[np.ndarray]
+    features: Sequence[np.ndarray]
     is_rdm: list[bool]
     model_of: list[str]
     groups: np.ndarray | None
     identity: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
     @property
     def stimulus_ids(self) -> tuple[str, ...]:
@@ -48,33 +71,146 @@ class Inputs:
     def is_simulated(self) -> bool:
         return not isinstance(self.brain, RdmSet) and any(recording.is_simulated for recording in self.brain)
 
+    @property
+    def n_resident(self) -> tuple[int, ...]:
+        """Bytes per fit that stay in memory."""
+        if isinstance(self.features, Bank):
+            return self.features.n_resident
+        return tuple(values.nbytes for values in self.features)
 
-def gather(run: RunConfig, progress: Any) -> Inputs:
-    """Read recordings, and read or extract the activations of the same stimuli.
+    def read(self, fit: int, rows: np.ndarray | None = None) -> np.ndarray:
+        """Features of one fit, of some stimuli or of all. -> (n_rows, width) float32, or (n_pairs,)"""
+        if isinstance(self.features, Bank):
+            return self.features.readers[fit](rows)
+        values = self.features[fit]
+        return values if rows is None else values[rows]
 
+
+def gather(run: RunConfig, progress: Any, shared: dict[str, Any] | None = None, is_dry: bool = False) -> Inputs:
+    """Read recordings, and find or extract the activations of the same stimuli.
+
+    Args:
+        run: the request.
+        progress: called with a sentence and a fraction done.
+        shared: what runs of one sweep have in common (recordings, models) is kept here and not read twice.
+        is_dry: extract and simulate nothing; features cannot be read then.
     Raises:
         DataError: if the two sides do not belong together.
         ConfigError: if a model cannot be used with this data set.
     """
+    shared = {} if shared is None else shared
     is_simulator = isinstance(run.dataset, SimulatedEeg)
-    brain = None if is_simulator else _read(run.dataset)
+    brain = None if is_simulator else _once(shared, f"brain {run.dataset}", lambda: _read(run.dataset))
     pictures = run.stimuli
     if is_simulator and pictures is None:
         raise ConfigError("A simulated data set needs pictures to show: add stimuli=pictures.")
     stimulus_ids = pictures.ids() if brain is None else _ids(brain)
-    parts = [
-        part for name, entry in run.model.items() for part in _features(name, entry, run, brain, stimulus_ids, progress)
-    ]
-    fits, features, is_rdm, model_of, identities = map(list, zip(*parts, strict=True))
-    _check_fits(fits)
+    way = _Way(run, brain, stimulus_ids, progress, shared, is_dry)
+    parts = [part for name, entry in run.model.items() for part in _features(name, entry, way)]
+    _check_fits([part.fit for part in parts])
     if brain is None:
-        named = {(fit.model, fit.layer, fit.pooling): values for fit, values in zip(fits, features, strict=True)}
-        brain = run.dataset.recordings(stimulus_ids, named)
-    for fit, values in zip(fits, features, strict=True):
-        _check_features(fit, values, stimulus_ids)
+        brain = _simulated(run, stimulus_ids, parts, shared, is_dry)
+    brain = _selected(brain, run.subject)
     origin = brain.origin if isinstance(brain, RdmSet) else [recording.origin for recording in brain]
-    identity = {"brain": origin, "models": {fit.name: one for fit, one in zip(fits, identities, strict=True)}}
-    return Inputs(brain, fits, features, is_rdm, model_of, _groups(pictures), identity)
+    return Inputs(
+        brain=brain,
+        fits=[part.fit for part in parts],
+        features=Bank(tuple(part.read for part in parts), tuple(part.n_resident for part in parts)),
+        is_rdm=[part.is_rdm for part in parts],
+        model_of=[part.entry for part in parts],
+        groups=None if pictures is None else pictures.groups(),
+        identity={"brain": origin, "models": {part.fit.name: part.identity for part in parts}},
+        notes=tuple(dict.fromkeys(part.note for part in parts if part.note)),
+    )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What finding the features of any entry needs to know."""
+
+    run: RunConfig
+    brain: Any
+    stimulus_ids: tuple[str, ...]
+    progress: Any
+    shared: dict[str, Any]
+    is_dry: bool
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One fit: its label, how it is read, and where it comes from."""
+
+    fit: Fit
+    read: Callable[[np.ndarray | None], np.ndarray]
+    n_resident: int
+    is_rdm: bool
+    entry: str
+    identity: dict[str, Any]
+    note: str = ""
+
+
+def _once(shared: dict[str, Any], key: str, make: Callable[[], Any]) -> Any:
+    """What was made under this key before, or is made now."""
+    if key not in shared:
+        shared[key] = make()
+    return shared[key]
+
+
+def _simulated(
+    run: RunConfig, stimulus_ids: tuple[str, ...], parts: list[_Part], shared: dict[str, Any], is_dry: bool
+) -> list[Recording]:
+    """Simulated recordings; the same object for all runs of a sweep that plant the same layers of the same models."""
+    if is_dry:
+        return run.dataset.layout(stimulus_ids)
+    planted = {(plant.model, plant.layer, plant.pooling) for plant in run.dataset.plants}
+    named = {(part.fit.model, part.fit.layer, part.fit.pooling): part for part in parts}
+    identities = {str(key): named[key].identity for key in sorted(planted & named.keys())}
+    key = f"simulated {run.dataset} {run.stimuli} {identities if run.dataset.effect else None}"
+    return _once(shared, key, lambda: run.dataset.recordings(stimulus_ids, _Named(named)))
+
+
+@dataclass(frozen=True)
+class _Named(Mapping[tuple[str, str, str], np.ndarray]):
+    """Features by (model, layer, pooling), read when they are asked for."""
+
+    parts: dict[tuple[str, str, str], _Part]
+
+    def __getitem__(self, key: tuple[str, str, str]) -> np.ndarray:
+        return self.parts[key].read(None)
+
+    def __iter__(self) -> Iterator[tuple[str, str, str]]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+
+def _selected(brain: list[Recording] | RdmSet, subject: Any) -> list[Recording] | RdmSet:
+    """The subjects that were asked for, in the order of the data set; all when none is named.
+
+    Raises:
+        ConfigError: if a subject is not in the data set.
+    """
+    if not subject:
+        return brain
+    names = brain.names if isinstance(brain, RdmSet) else tuple(recording.subject for recording in brain)
+    wanted = [_subject_named(str(one), names) for one in subject]
+    kept = [index for index, name in enumerate(names) if name in wanted]
+    if isinstance(brain, RdmSet):
+        return replace(brain, names=tuple(names[index] for index in kept), values=brain.values[kept])
+    return [brain[index] for index in kept]
+
+
+def _subject_named(name: str, names: tuple[str, ...]) -> str:
+    """A subject by its name, or by its number without leading zeros."""
+    if name in names:
+        return name
+    found = [one for one in names if name.isdigit() and one.isdigit() and int(one) == int(name)]
+    if len(found) != 1:
+        raise ConfigError(
+            f"subject={name}: the data set has no such subject among its {len(names)}. {nearest(name, names)}"
+        )
+    return found[0]
 
 
 def _read(dataset: Any) -> list[Recording] | RdmSet:
@@ -89,27 +225,55 @@ def _ids(brain: list[Recording] | RdmSet) -> tuple[str, ...]:
     return brain.stimulus_ids if isinstance(brain, RdmSet) else brain[0].stimulus_ids
 
 
-def _groups(pictures: Any) -> np.ndarray | None:
-    return None if pictures is None else pictures.groups()
-
-
-Part = tuple[Fit, np.ndarray, bool, str, dict[str, Any]]
-
-
-def _features(
-    name: str, entry: Any, run: RunConfig, brain: Any, stimulus_ids: tuple[str, ...], progress: Any
-) -> Iterator[Part]:
-    """Fits of one model entry with their values, by the kind of the entry."""
+def _features(name: str, entry: Any, way: _Way) -> Iterator[_Part]:
+    """Fits of one model entry, by the kind of the entry."""
     if isinstance(entry, Metadata):
-        yield from _from_metadata(name, entry, brain)
+        yield from _from_metadata(name, entry, way)
     elif isinstance(entry, RdmFile):
-        yield from _from_rdms(name, entry, stimulus_ids)
+        yield from _from_rdms(name, entry, way)
+    elif isinstance(entry, Stored):
+        yield from _from_store(name, stream.stored_fits(entry, way.stimulus_ids), way)
     elif isinstance(entry, tuple(SOURCES.values())):
-        stimuli = _stimuli(brain, run.stimuli)
-        for fit, values, identity in stream.activations(entry, stimuli, stimulus_ids, run.store, progress):
-            yield fit, values, False, name, identity
+        yield from _from_network(name, entry, way)
     else:
         raise ConfigError(f"model.{name} is a {type(entry).__name__}, which is no model.")
+
+
+def _from_network(name: str, entry: Any, way: _Way) -> Iterator[_Part]:
+    key = f"network {entry} {hash(way.stimulus_ids)}"
+    source = _once(way.shared, key, lambda: stream.open_for(entry, _stimuli(way.brain, way.run.stimuli)))
+    if way.is_dry:
+        yield from (_Part(fit, _not_read, 0, False, name, source.identity) for fit in source.fits)
+        return
+    stimuli = _stimuli(way.brain, way.run.stimuli)
+    folder = stream.extracted(source, stimuli, way.stimulus_ids, way.run.store, way.progress)
+    found = [stream.StoredFit(fit, fit, folder, None, source.identity, "") for fit in source.fits]
+    yield from _from_store(name, found, way)
+
+
+def _from_store(name: str, found: list[stream.StoredFit], way: _Way) -> Iterator[_Part]:
+    """Fits that a store holds; checked by what its manifest says, read when they are asked for."""
+    for one in found:
+        read = partial(_read_stored, one)
+        if not way.is_dry and stream.must_be_checked(one.folder, one.stored):
+            _check_features(one.fit, read(None), way.stimulus_ids)
+        yield _Part(one.fit, read, 0, False, name, one.identity, one.note)
+
+
+def _read_stored(one: stream.StoredFit, rows: np.ndarray | None) -> np.ndarray:
+    """Features of some stimuli of the recording, wherever the store has them."""
+    if rows is not None and one.rows is not None:
+        rows = one.rows[rows]
+    return stream.read_fit(one.folder, one.stored, one.rows if rows is None else rows)
+
+
+def _not_read(rows: np.ndarray | None) -> np.ndarray:
+    raise AssertionError("features are not read while planning")
+
+
+def _held(values: np.ndarray) -> Callable[[np.ndarray | None], np.ndarray]:
+    """A reader of values that stay in memory."""
+    return lambda rows: values if rows is None else values[rows]
 
 
 def _stimuli(brain: Any, pictures: Any) -> dict[str, Any]:
@@ -125,7 +289,8 @@ def _stimuli(brain: Any, pictures: Any) -> dict[str, Any]:
     return kinds
 
 
-def _from_metadata(name: str, entry: Metadata, brain: Any) -> Iterator[Part]:
+def _from_metadata(name: str, entry: Metadata, way: _Way) -> Iterator[_Part]:
+    brain = way.brain
     if not isinstance(brain, list) or not brain[0].columns:
         raise ConfigError(f"model.{name} scores metadata columns, but this data set has no metadata.")
     columns = brain[0].columns
@@ -138,17 +303,21 @@ def _from_metadata(name: str, entry: Metadata, brain: Any) -> Iterator[Part]:
             raise DataError(
                 f"The metadata column {column!r} holds {columns[column][0]!r} and is not a number."
             ) from error
-        yield Fit(entry.name, "", column, 0.0, "none", 1), values, False, name, {"column": column}
+        fit = Fit(entry.name, "", column, 0.0, "none", 1)
+        _check_features(fit, values, way.stimulus_ids)
+        yield _Part(fit, _held(values), values.nbytes, False, name, {"column": column})
 
 
-def _from_rdms(name: str, entry: RdmFile, stimulus_ids: tuple[str, ...]) -> Iterator[Part]:
-    rdms = entry.rdms()
+def _from_rdms(name: str, entry: RdmFile, way: _Way) -> Iterator[_Part]:
+    rdms, stimulus_ids = entry.rdms(), way.stimulus_ids
     if len(rdms.stimulus_ids) != len(stimulus_ids):
         raise DataError(
             f"model.{name} has RDMs of {len(rdms.stimulus_ids)} stimuli and the data set has {len(stimulus_ids)}: both must be ordered by the same stimuli."
         )
     for layer, values in zip(rdms.names, rdms.values, strict=True):
-        yield Fit(layer, entry.revision, "rdm", 0.0, "none", 0), values, True, name, dict(rdms.origin)
+        fit = Fit(layer, entry.revision, "rdm", 0.0, "none", 0)
+        _check_features(fit, values, stimulus_ids)
+        yield _Part(fit, _held(values), values.nbytes, True, name, dict(rdms.origin))
 
 
 def _check_fits(fits: list[Fit]) -> None:

@@ -33,28 +33,39 @@ other operations, and the last bits differ (ridge, by 2e-6). Without that pass b
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over all devices, or over as many as the configuration asks for.
+    """The mesh over all devices of this process, or over as many as the configuration asks for.
+
+    Each process computes on its own devices: units need nothing from each other, so no process waits for another.
 
     Raises:
         ConfigError: if more devices are asked for than there are.
     """
-    devices = jax.devices()
-    n_target = config.target
+    devices = jax.local_devices()
+    n_target = config.target if config.target is not None else 1
     n_fit = config.fit if config.fit is not None else max(1, len(devices) // max(1, n_target))
     if n_fit < 1 or n_target < 1 or n_fit * n_target > len(devices):
         raise ConfigError(
             f"mesh.fit={n_fit} x mesh.target={n_target} needs {n_fit * n_target} devices; there are {len(devices)} ({devices[0].platform})."
         )
-    grid = np.asarray(devices[: n_fit * n_target]).reshape(n_fit, n_target)
+    return _mesh_of(np.asarray(devices[: n_fit * n_target]).reshape(n_fit, n_target))
+
+
+def _mesh_of(grid: np.ndarray) -> Mesh:
     return Mesh(grid, (FIT, TARGET), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def narrowed(mesh: Mesh, n_fit: int) -> Mesh:
-    """The mesh with no more devices along the fit axis than there are blocks of fits: the others would score padding.
+def arranged(mesh: Mesh, config: MeshConfig, n_blocks: int, n_tiles: int) -> Mesh:
+    """The mesh for that many blocks of fits and tiles of targets: devices without fits would score padding.
 
-    What one device computes stays the same, and so do the bytes of its results.
+    Where the configuration leaves the target axis open, devices without fits share the tiles. What one device computes
+    stays the same, and so do the bytes of its results.
     """
-    return Mesh(mesh.devices[: max(1, n_fit)], mesh.axis_names, axis_types=(AxisType.Auto, AxisType.Auto))
+    n_fit, n_target = shape_of(mesh)
+    kept = max(1, min(n_fit, n_blocks))
+    if config.target is not None:
+        return _mesh_of(mesh.devices[:kept])
+    n_target = max(1, min(mesh.devices.size // kept, n_tiles))
+    return _mesh_of(mesh.devices.reshape(-1)[: kept * n_target].reshape(kept, n_target))
 
 
 def platform_of(mesh: Mesh) -> str:
@@ -74,7 +85,10 @@ def place(mesh: Mesh, layout: str, tree: Any) -> Any:
 
 
 def place_null(mesh: Mesh, null: Null) -> Null:
-    """A null on the devices: labellings and aggregates everywhere, families with their targets."""
+    """A null on the devices: labellings and aggregates everywhere, families with their targets.
+
+    Labellings that are there already are not moved again.
+    """
     specs = Null(LAYOUT["shared"], LAYOUT["shared"], LAYOUT["family"], null.n_families, null.is_calibrated)
     return jax.tree.map(lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec)), null, specs)
 
@@ -89,7 +103,9 @@ def features_step(metric: Metric, mesh: Mesh, layout: str) -> Any:
 @cache
 def responses_step(metric: Metric, mesh: Mesh, layout: str) -> Any:
     """Compiled `metric.responses_state` of a tile of targets, each device on its own targets."""
-    return _compiled(metric.responses_state, mesh, (LAYOUT[layout], P()), P(None, TARGET))
+    # Regression targets stay as large as they are, so their buffer can be given away; RDMs are larger than patterns.
+    given_away = (0,) if layout == "responses" else ()
+    return _compiled(metric.responses_state, mesh, (LAYOUT[layout], P()), P(None, TARGET), given_away)
 
 
 @cache
@@ -108,8 +124,9 @@ def score_step(metric: Metric, mesh: Mesh, n_families: int, is_calibrated: bool)
     return _compiled(local, mesh, specs, (out, P(FIT, TARGET)))
 
 
-def _compiled(function: Any, mesh: Mesh, in_specs: Any, out_specs: Any) -> Any:
+def _compiled(function: Any, mesh: Mesh, in_specs: Any, out_specs: Any, given_away: tuple[int, ...] = ()) -> Any:
     """The function on each device's own part, compiled to the same arithmetic for any number of devices."""
     # check_vma=True cannot lower eigh above 256 and any svd for TPU (loop carries change type).
     local = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    return jax.jit(local, compiler_options=None if platform_of(mesh) == "tpu" else SAME_FOR_ANY_NUMBER)
+    options = None if platform_of(mesh) == "tpu" else SAME_FOR_ANY_NUMBER
+    return jax.jit(local, compiler_options=options, donate_argnums=given_away)

@@ -38,7 +38,13 @@ def dataset(run: RunConfig, plan: Plan, inputs: Inputs) -> dict[str, Any]:
 
 def warnings(run: RunConfig, plan: Plan, inputs: Inputs, tables: dict[str, pa.Table]) -> list[str]:
     """Everything that may make a number mean less than it seems."""
-    found = [*_biased(plan), *_single_unit(plan, inputs), *_edges(plan, tables), *_flat_predictions(plan, tables)]
+    found = [
+        *inputs.notes,
+        *_biased(plan),
+        *_single_unit(plan, inputs),
+        *_edges(plan, tables),
+        *_flat_predictions(plan, tables),
+    ]
     n_constant = n_constant_targets(plan, inputs, run)
     if n_constant:
         found.append(f"{n_constant} targets are constant over the scored stimuli: their scores are NaN.")
@@ -80,7 +86,7 @@ def _single_unit(plan: Plan, inputs: Inputs) -> list[str]:
                     "correlation RDM is undefined: its scores are NaN."
                 )
                 continue
-            share = float(largest_unit_share(jnp.asarray(inputs.features[fit][np.asarray(design.rsa_rows)])))
+            share = float(largest_unit_share(jnp.asarray(inputs.read(fit, np.asarray(design.rsa_rows)))))
             if share > MASSIVE_SHARE:
                 found.append(
                     f"{analysis.name}: one unit of {inputs.fits[fit].name} carries {share:.0%} of its variance over stimuli; the score mostly describes that unit."

@@ -12,7 +12,8 @@ from jaxalign.contracts import RdmSet, RunConfig, Scores
 from jaxalign.results import table
 from jaxalign.runtime import tiles
 from jaxalign.runtime.inputs import Inputs
-from jaxalign.runtime.plan import Analysis, Plan, Tile, Unit
+from jaxalign.runtime.plan import Analysis, Plan, Unit
+from jaxalign.runtime.targets import Tile
 
 
 class Part(NamedTuple):
@@ -103,16 +104,15 @@ def constant_targets(analysis: Analysis, tile: Tile, inputs: Inputs, run: RunCon
     values = tiles.responses_tile(analysis, inputs, run, tile).values
     if isinstance(inputs.brain, RdmSet):
         return is_constant(values)[: len(inputs.brain.names)]
-    is_test = inputs.brain[0].is_test
-    scored = values[is_test] if is_test.any() else values
     if analysis.side == "patterns":
-        return (np.ptp(scored, axis=1) == 0).any(0)[:n_targets]
-    return is_constant(scored)[:n_targets]
+        return (np.ptp(values, axis=1) == 0).any(0)[:n_targets]
+    is_test = inputs.brain[0].is_test
+    return is_constant(values[is_test] if is_test.any() else values)[:n_targets]
 
 
 def is_flat_layer(inputs: Inputs, fit: int, stimuli: np.ndarray) -> bool:
     """Whether a layer gives some stimulus one value in all units: its correlation RDM is undefined, and rightly so."""
-    return not inputs.is_rdm[fit] and bool((np.ptp(inputs.features[fit][stimuli], axis=1) == 0).any())
+    return not inputs.is_rdm[fit] and bool((np.ptp(inputs.read(fit, stimuli), axis=1) == 0).any())
 
 
 def _why_failed(
@@ -175,7 +175,7 @@ def to_table(part: Part, unit: Unit, plan: Plan, inputs: Inputs, run: RunConfig)
         "validation": np.tile(part.validation, n_statistics),
         "solver": part.solver,
         "precision": run.precision,
-        "tile": analysis.shape_name(tile),
+        "tile": analysis.shape_name(tile, unit.fit),
         "status": "failed" if part.why_failed else "done",
         "is_simulated": inputs.is_simulated,
     }

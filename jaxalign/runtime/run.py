@@ -1,28 +1,60 @@
-"""The story of a run: gather, plan, score what is missing, write each unit, finish."""
+"""The story of a run, or of all runs of a sweep as one: gather, plan, score what is missing, write each unit, finish."""
 
 from __future__ import annotations
 
-import dataclasses
 import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-import psutil
-import pyarrow as pa
-from jax.sharding import Mesh
+from jaxalign import errors
+from jaxalign.contracts import RunConfig
+from jaxalign.errors import JaxalignError, PreemptedError, UnitsFailedError
+from jaxalign.runtime import (
+    budget,
+    dist,
+    events,
+    finalise,
+    folder,
+    journal,
+    mesh,
+    outline,
+    pipeline,
+    rows,
+    score,
+    tracing,
+)
+from jaxalign.runtime.budget import Sizes
+from jaxalign.runtime.inputs import gather
+from jaxalign.runtime.meter import METER
+from jaxalign.runtime.plan import Plan, make_plan
+from jaxalign.runtime.score import Landed, Prepared
 
-from jaxalign.contracts import Design, MeshConfig, Metric, Null, RunConfig, Scores
-from jaxalign.errors import PreemptedError, UnitsFailedError
-from jaxalign.runtime import finalise, folder, journal, mesh, rows, tiles
-from jaxalign.runtime.inputs import Inputs, gather
-from jaxalign.runtime.null import labellings_of
-from jaxalign.runtime.plan import GIB, Analysis, Plan, Tile, Unit, make_plan
+STOP_FILE = ".stop"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run and the folder of its results."""
+
+    run: RunConfig
+    output: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        summary: what its finishing pass wrote; None if there was none.
+        error: why it has no result, or only part of it; None when all is well.
+    """
+
+    summary: dict[str, Any] | None
+    error: JaxalignError | None
 
 
 def execute(run: RunConfig, output: Path, progress: Any) -> dict[str, Any]:
@@ -39,178 +71,173 @@ def execute(run: RunConfig, output: Path, progress: Any) -> dict[str, Any]:
         PreemptedError: if SIGTERM came; finished units are kept.
         UnitsFailedError: if some units have no result; everything else is written.
     """
-    started = time.monotonic()
-    with journal.locked(output), _stop_flag() as is_stopped:
-        folder.check_is_free(output, run)
-        inputs = gather(run, progress)
-        devices = mesh.make_mesh(run.mesh)
-        plan = make_plan(run, inputs, memory_limit(run.mesh))
-        folder.open_run(output, run, plan, inputs)
-        missing = folder.missing_units(output, plan)
-        for index, (unit_rows, maxima, unit) in enumerate(_scored(run, plan, inputs, devices, missing)):
-            folder.commit(output, plan.run_hash, unit, unit_rows, maxima)
-            progress(f"score {plan.analyses[unit.analysis].name}", (index + 1) / len(missing))
-            if is_stopped():
-                raise PreemptedError(
-                    f"Stopped after {index + 1} of {len(missing)} missing units, as asked. The same command goes on from here."
-                )
-        progress("finish", 0.0)
-        summary = finalise.finish(output, run, plan, inputs)
-        folder.close_run(output, plan, len(missing), time.monotonic() - started)
-    if summary["failed_units"]:
-        first = summary["failed_units"][0]
-        raise UnitsFailedError(
-            f"{len(summary['failed_units'])} of {len(plan.units)} units have no result, first {first['unit_id']}: {first['why']}. The rest is in {output}."
-        )
-    return summary
+    outcome = execute_all([Job(run, output)], progress)[0]
+    if outcome.error is not None:
+        raise outcome.error
+    assert outcome.summary is not None
+    return outcome.summary
 
 
-def memory_limit(config: MeshConfig) -> int:
-    """Bytes that one device may hold: as configured, 85 % of what it has, or half of free memory shared by CPU devices."""
-    if config.memory_gib is not None:
-        return int(config.memory_gib * GIB)
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return int(0.85 * stats["bytes_limit"])
-    return int(0.5 * psutil.virtual_memory().available / len(jax.devices()))
+def execute_all(jobs: Sequence[Job], progress: Any) -> list[Outcome]:
+    """Do all jobs as one plan on one mesh; a job that fails leaves the others alone.
 
+    Every process of a run calls this with the same jobs.
 
-@dataclass(frozen=True)
-class _Stage:
-    """One analysis on the devices: what its calls share.
-
-    Attributes:
-        metric: the frozen metric, perhaps with the rescue solver.
-        null_rows: (n_permutations + 1, n) labellings.
-        responses: tiles that were prepared before, by their indices; they serve every block of fits.
+    Args:
+        jobs: runs with folders of their own; mesh and processes are those of the first.
+        progress: called with a sentence and a fraction done.
+    Returns:
+        What became of each job, in order.
+    Raises:
+        PreemptedError: if SIGTERM came; finished units are kept.
     """
-
-    run: RunConfig
-    plan: Plan
-    inputs: Inputs
-    devices: Mesh
-    analysis: Analysis
-    metric: Metric
-    design: Design
-    null_rows: np.ndarray
-    responses: dict[tuple[int, ...], Any]
-
-
-def _scored(
-    run: RunConfig, plan: Plan, inputs: Inputs, devices: Mesh, missing: list[Unit]
-) -> Iterator[tuple[pa.Table, np.ndarray, Unit]]:
-    """Rows and maxima of each missing unit, analysis by analysis, block by block of fits, tile by tile."""
-    for index, analysis in enumerate(plan.analyses):
-        todo = [unit for unit in missing if unit.analysis == index]
-        if not todo:
-            continue
-        own = mesh.narrowed(devices, -(-len(analysis.fits) // analysis.fits_per_call))
-        null_rows = labellings_of(run.metric[analysis.name], analysis.side, plan.design[index], run, inputs).rows
-        design = mesh.place(own, "shared", plan.design[index])
-        stage = _Stage(run, plan, inputs, own, analysis, analysis.metric, design, null_rows, {})
-        for block, wanted in _blocks(analysis, todo, own):
-            yield from _block(stage, block, wanted)
+    dist.initialize(jobs[0].run.dist)
+    METER.reset()
+    shared: dict[str, Any] = {}
+    with ExitStack() as locks, _stop_flag(jobs[0].output) as is_stopped:
+        ready = [_attempt(partial(_prepare, job, shared, locks, progress)) for job in jobs]
+        prepared = [one for one, error in ready if error is None]
+        if prepared:
+            _score(prepared, is_stopped, progress)
+        progress("finish", 0.0)
+        finished = iter([_attempt(partial(_finish, one)) for one in prepared])
+        return [Outcome(None, error) if error else _outcome(*next(finished)) for _, error in ready]
 
 
-def _blocks(analysis: Analysis, todo: list[Unit], devices: Mesh) -> Iterator[tuple[list[int], list[Unit]]]:
-    """Fits that one call takes, each with its missing units; the shape of a call never depends on how many are left."""
-    per_call = analysis.fits_per_call * mesh.shape_of(devices)[0]
-    fits = sorted({unit.fit for unit in todo})
-    for start in range(0, len(fits), per_call):
-        block = fits[start : start + per_call]
-        yield block, [unit for unit in todo if unit.fit in block]
+def _attempt(work: Callable[[], Any]) -> tuple[Any, JaxalignError | None]:
+    """What the work returned, or its error; with several processes, the first error that any of them met."""
+    value, failure = None, None
+    try:
+        value = work()
+    except PreemptedError:
+        raise
+    except JaxalignError as error:
+        failure = error
+    told = [one for one in dist.gather(failure and [type(failure).__name__, str(failure)]) if one]
+    if told and failure is None:
+        failure = getattr(errors, told[0][0])(told[0][1])
+    return value, failure
 
 
-def _block(stage: _Stage, block: list[int], wanted: list[Unit]) -> Iterator[tuple[pa.Table, np.ndarray, Unit]]:
-    """Score one block of fits against its tiles."""
-    features_state = _features_state(stage, block)
-    for side_by_side in _rows_of_tiles(stage, {unit.tile for unit in wanted}):
-        scores, maxima = _call(stage, features_state, side_by_side)
-        for unit in wanted:
-            if unit.tile in side_by_side:
-                place = block.index(unit.fit), side_by_side.index(unit.tile)
-                yield _unit(stage, scores, maxima, place, unit)
+def _prepare(job: Job, shared: dict[str, Any], locks: ExitStack, progress: Any) -> Prepared:
+    """Hold the folder, gather, plan, and find out what is missing; process 0 decides, the others agree or stop."""
+    run, output = job.run, job.output
+    locks.enter_context(journal.locked(output, dist.index()))
+    dist.first_does(partial(_check_free, run, output))
+    inputs = gather(run, progress, shared)
+    kept = {name: Sizes.from_json(sizes) for name, sizes in dist.first_does(partial(folder.kept_sizes, output)).items()}
+    plan = make_plan(run, inputs, budget.device_limit(run.mesh), kept)
+    if dist.count() > 1:
+        _same_sizes(plan)
+    devices = mesh.make_mesh(run.mesh)
+    outline.check_host(plan, run.mesh, devices.size, mesh.platform_of(devices) == "cpu")
+    dist.agree(f"The plan of {output}", folder.plan_digest(plan))
+    ids = dist.first_does(partial(_open, output, run, plan, inputs))
+    wanted = set(ids)
+    return Prepared(run, output, inputs, plan, tuple(unit for unit in plan.units if unit.unit_id in wanted))
 
 
-def _rows_of_tiles(stage: _Stage, wanted: set[int]) -> Iterator[tuple[int, ...]]:
-    """Tiles of one shape, as many at a time as there are devices on the target axis."""
-    n_target = mesh.shape_of(stage.devices)[1]
-    for kind in stage.analysis.groups:
-        of_kind = sorted(tile for tile in wanted if stage.analysis.tiles[tile].kind == kind)
-        for start in range(0, len(of_kind), n_target):
-            yield tuple(of_kind[start : start + n_target])
+def _check_free(run: RunConfig, output: Path) -> None:
+    journal.check_alone(output, dist.count())
+    folder.check_is_free(output, run)
 
 
-def _unit(
-    stage: _Stage, scores: Scores, maxima: np.ndarray, place: tuple[int, int], unit: Unit
-) -> tuple[pa.Table, np.ndarray, Unit]:
-    """One unit of a call; when it came out undefined it is tried again with the rescue solver."""
-    parts = rows.of_unit(scores, maxima, place, unit, stage.plan, stage.inputs, stage.run)
-    rescue = _rescue(stage.metric)
-    if parts.why_failed and rescue is not None:
-        again = dataclasses.replace(stage, metric=rescue, responses={})
-        out = _call(again, _features_state(again, [unit.fit]), (unit.tile,))
-        parts = rows.of_unit(*out, (0, 0), unit, stage.plan, stage.inputs, stage.run, solver="svd")
-    return rows.to_table(parts, unit, stage.plan, stage.inputs, stage.run), parts.maxima, unit
+def _same_sizes(plan: Plan) -> None:
+    """Tiles depend on free memory, which may differ between machines: say so before the plans are compared."""
+    dist.agree("Sizes of tiles (set mesh.memory_gib)", str([analysis.sizes.to_json() for analysis in plan.analyses]))
 
 
-def _rescue(metric: Metric) -> Metric | None:
-    """The same metric with the more robust solver, if it has one that was not used."""
-    if getattr(metric, "solver", "svd") == "svd":
-        return None
-    return dataclasses.replace(metric, solver="svd")  # type: ignore[type-var]
+def _open(output: Path, run: RunConfig, plan: Plan, inputs: Any) -> list[str]:
+    """Names of the missing units."""
+    folder.open_run(output, run, plan, inputs)
+    missing = [unit.unit_id for unit in folder.missing_units(output, plan)]
+    folder.check_arithmetic(output, len(missing), len(plan.units))
+    events.note(output, "planned", run_hash=plan.run_hash, units=len(plan.units), missing=len(missing))
+    return missing
 
 
-def _features_state(stage: _Stage, block: list[int]) -> Any:
-    """What a metric needs of a block of fits, on the devices; computed once for all tiles."""
-    n_padded = stage.analysis.fits_per_call * mesh.shape_of(stage.devices)[0]
-    layout = "rdm_features" if stage.inputs.is_rdm[block[0]] else "features"
-    features = tiles.features_block(stage.analysis, stage.inputs, block, n_padded)
-    features = mesh.place(stage.devices, layout, features)
-    with jax.transfer_guard("disallow"):
-        return mesh.features_step(stage.metric, stage.devices, layout)(features, stage.design)
+def _score(prepared: list[Prepared], is_stopped: Callable[[], bool], progress: Any) -> None:
+    """Compute and write the missing units of all runs that are this process's share.
+
+    Raises:
+        PreemptedError: on every process, when one of them was asked to stop.
+    """
+    devices = mesh.make_mesh(prepared[0].run.mesh)
+    stages = score.share(score.stages_of(prepared), dist.index(), dist.count())
+    n_missing, n_done = sum(stage.n_units for stage in stages), 0
+    is_traced = prepared[0].run.profile == "trace" and dist.is_first()
+    with pipeline.behind() as submit, tracing.traced(prepared[0].output if is_traced else None, n_missing) as step:
+        for stage in stages:
+            if is_stopped():
+                break
+            for landed in score.scored(stage, devices, lambda: step() or is_stopped()):
+                submit(partial(_write, landed))
+                n_done += len(landed)
+                progress(f"score {stage.analysis.name}", n_done / n_missing)
+    stopped = dist.gather(bool(n_done < n_missing))
+    if any(stopped):
+        n_all, n_kept = (sum(dist.gather(n)) for n in (n_missing, n_done))
+        events.note(prepared[0].output, "preempted", kept=n_kept)
+        raise PreemptedError(
+            f"Stopped after {n_kept} of {n_all} missing units, as asked. The same command goes on from here."
+        )
 
 
-def _responses_state(stage: _Stage, side_by_side: tuple[int, ...], padded: list[Tile]) -> Any:
-    """What a metric needs of some tiles, on the devices; computed once for all blocks of fits."""
-    if side_by_side not in stage.responses:
-        layout = "patterns" if stage.analysis.side == "patterns" else "responses"
-        parts = [tiles.responses_tile(stage.analysis, stage.inputs, stage.run, tile) for tile in padded]
-        joined = jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=-1), *parts)
-        placed = mesh.place(stage.devices, layout, joined)
-        with jax.transfer_guard("disallow"):
-            step = mesh.responses_step(stage.metric, stage.devices, layout)
-            stage.responses[side_by_side] = step(placed, stage.design)
-    return stage.responses[side_by_side]
+def _write(landed: list[Landed]) -> None:
+    """Make the units of one call durable; runs in the writer's thread."""
+    for one in landed:
+        with METER.stage("write"):
+            owner = one.owner
+            table = rows.to_table(one.part, one.unit, owner.plan, owner.inputs, owner.run)
+            folder.commit(owner.output, owner.plan.run_hash, one.unit, table, one.part.maxima, dist.index())
+        events.note(owner.output, "unit", unit_id=one.unit.unit_id, status=table.column("status")[0].as_py())
 
 
-def _call(stage: _Stage, features_state: Any, side_by_side: tuple[int, ...]) -> tuple[Scores, np.ndarray]:
-    """Score a block of fits against some tiles, one per device of the target axis; one transfer out."""
-    real = [stage.analysis.tiles[tile] for tile in side_by_side]
-    padded = real + [_empty(real[0])] * (mesh.shape_of(stage.devices)[1] - len(real))
-    responses_state = _responses_state(stage, side_by_side, padded)
-    null: Null = mesh.place_null(stage.devices, tiles.null_of(stage.analysis, stage.plan, stage.null_rows, padded))
-    step = mesh.score_step(stage.metric, stage.devices, null.n_families, null.is_calibrated)
-    with jax.transfer_guard("disallow"):
-        out = step(features_state, responses_state, stage.design, null)
-    return jax.device_get(out)
+def _finish(one: Prepared) -> dict[str, Any]:
+    """The finishing pass of one run, by process 0."""
+
+    def finish() -> dict[str, Any]:
+        with METER.stage("finish"):
+            summary = folder.finished_summary(one.output, one.plan) if not one.missing else None
+            if summary is None:
+                summary = finalise.finish(one.output, one.run, one.plan, one.inputs)
+                folder.note_finished(one.output, one.plan)
+        folder.close_run(one.output, one.plan, len(one.missing), METER.report())
+        events.note(one.output, "finished", failed=len(summary["failed_units"]))
+        return summary
+
+    return dist.first_does(finish)
 
 
-def _empty(tile: Tile) -> Tile:
-    """A tile of padding only, so that every device has one of the same shape."""
-    return dataclasses.replace(tile, groups=tile.groups[:0])
+def _outcome(summary: dict[str, Any] | None, error: JaxalignError | None) -> Outcome:
+    if summary is None or not summary["failed_units"]:
+        return Outcome(summary, error)
+    first, n_failed = summary["failed_units"][0], len(summary["failed_units"])
+    why = f"{n_failed} of {summary['n_units']} units have no result, first {first['unit_id']}: {first['why']}. The rest is written."
+    return Outcome(summary, UnitsFailedError(why))
 
 
 @contextmanager
-def _stop_flag() -> Iterator[Any]:
-    """A function that tells whether SIGTERM came; the unit in flight is finished first."""
+def _stop_flag(output: Path) -> Iterator[Callable[[], bool]]:
+    """A function that tells whether SIGTERM came, here or to another process; calls in flight are finished first."""
+    marker = output / STOP_FILE
     stopped: list[int] = []
+
+    def is_stopped() -> bool:
+        if dist.count() > 1 and not stopped and marker.exists():
+            stopped.append(signal.SIGTERM)
+        if dist.count() > 1 and stopped and not marker.exists():
+            marker.touch()
+        return bool(stopped)
+
+    output.mkdir(parents=True, exist_ok=True)
+    dist.first_does(partial(marker.unlink, missing_ok=True))
     try:
         before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     except ValueError:  # not the main thread: the process's own handler stays
-        yield lambda: False
+        yield is_stopped
         return
     try:
-        yield lambda: bool(stopped)
+        yield is_stopped
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -9,7 +9,8 @@ import numpy as np
 
 from jaxalign.runtime.ceilings import Bounds
 from jaxalign.runtime.inputs import Inputs
-from jaxalign.runtime.plan import Analysis, Groups, Plan
+from jaxalign.runtime.plan import Analysis, Plan
+from jaxalign.runtime.targets import Groups
 
 
 @dataclass(frozen=True)
