@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -21,6 +25,12 @@ from jaxalign.sources.rdm_files import RdmFile
 
 MODEL_KINDS: dict[str, Any] = {**SOURCES, "metadata": Metadata, "rdm_file": RdmFile, "stored": Stored}
 """What a model entry may be: networks, columns of the recording, given RDMs."""
+
+DIST_MODES = ("auto", "explicit", "off")
+PROFILES = ("none", "trace")
+TIMEOUTS = ("initialization_timeout_s", "heartbeat_timeout_s")
+LONGEST_NAME = 200
+"""Bytes of a folder's name in a sweep; file systems end at 255, and temporary files add to theirs."""
 
 
 def conf_folder() -> Path:
@@ -39,7 +49,9 @@ def conf_folder() -> Path:
 
 
 def register() -> None:
-    """Make every class the schema of its own group; YAML then holds values only."""
+    """Make every class the schema of its own group; YAML then holds values only. Makes our launcher known to Hydra, too."""
+    _add_plugins()
+    OmegaConf.register_new_resolver("jaxalign.folder", folder_name, replace=True)
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     groups = {"model": MODEL_KINDS, "dataset": DATASETS, "metric": METRICS, "stimuli": STIMULI}
@@ -48,6 +60,28 @@ def register() -> None:
             schema = OmegaConf.structured(kind)
             OmegaConf.set_readonly(schema, False)  # frozen for jit, open for YAML
             store.store(group=f"{group}/schema", name=name, node=schema)
+
+
+def _add_plugins() -> None:
+    """Hydra looks for plugins in hydra_plugins, once per process: add ours to that namespace, and to what it has found."""
+    folder = str(Path(__file__).resolve().parent / "_plugins")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    found = Plugins.instance()
+    found.register(import_module("hydra_plugins.jaxalign_launcher.launcher").JaxalignLauncher)
+
+
+def folder_name(overrides: str) -> str:
+    """The name of a job's folder in a sweep: its overrides; where these are long or hold a path, their beginning and a hash.
+
+    A "/" would make nested folders, and "../" would leave the folder of the sweep.
+    """
+    text = str(overrides)
+    if len(text.encode()) <= LONGEST_NAME and "/" not in text:
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    start = text.replace("/", "_").encode()[: LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
+    return f"{start}-{digest}"
 
 
 def to_run(config: DictConfig) -> RunConfig:
@@ -80,7 +114,9 @@ def to_run(config: DictConfig) -> RunConfig:
     if run.n_permutations is not None:
         same = {"n_permutations": run.n_permutations}
         run.metric = {name: dataclasses.replace(metric, **same) for name, metric in run.metric.items()}
+    run.subject = _subjects(run.subject)
     _check_ranges(run)
+    _check_choices(run)
     if run.precision != "highest":
         raise ConfigError(f"precision={run.precision!r}: only highest is offered.")
     return run
@@ -97,11 +133,33 @@ def _check_keys(node: DictConfig, where: str = "") -> None:
             _check_keys(node[key], f"{where}{key}.")
 
 
+def _subjects(given: Any) -> tuple[str, ...] | None:
+    """Names of subjects, as given; None for all."""
+    if given is None or given == "":
+        return None
+    names = given if isinstance(given, list | tuple) else [given]
+    wrong = [name for name in names if isinstance(name, bool) or not isinstance(name, str | int) or name == ""]
+    if wrong:
+        raise ConfigError(
+            f"subject={given!r} holds {wrong[0]!r}: give names or numbers, such as subject=[1,2], or null for all."
+        )
+    return tuple(map(str, names)) or None
+
+
+def _check_choices(run: RunConfig) -> None:
+    """Refuse words that mean nothing."""
+    for name, value, known in (("profile", run.profile, PROFILES), ("dist.mode", run.dist.mode, DIST_MODES)):
+        if value not in known:
+            raise ConfigError(f"{name}={value!r} is unknown. {nearest(value, known)}")
+
+
 def _check_ranges(run: RunConfig) -> None:
     """Refuse numbers that mean nothing."""
-    least = {"seed": (run.seed, 0), "n_ceiling_splits": (run.n_ceiling_splits, 1)}
+    least: dict[str, tuple[int | None, int]] = {"seed": (run.seed, 0), "n_ceiling_splits": (run.n_ceiling_splits, 1)}
     least |= {f"mesh.{name}": (value, 1) for name, value in vars(run.mesh).items() if name != "memory_gib"}
     least |= {f"metric.{name}.n_permutations": (metric.n_permutations, 0) for name, metric in run.metric.items()}
+    least |= {"dist.n_processes": (run.dist.n_processes, 1), "dist.process_id": (run.dist.process_id, 0)}
+    least |= {f"dist.{name}": (getattr(run.dist, name), 1) for name in TIMEOUTS}
     for name, (value, smallest) in least.items():
         if value is not None and value < smallest:
             raise ConfigError(f"{name}={value}: a whole number from {smallest} upwards is needed.")

@@ -91,7 +91,7 @@ N400 = ("dataset=n400", "model=[fas]")
     [
         (("plann",), r"'plann' is no verb.*Nearest: plan\."),
         (("runn", "experiment=demo"), r"'runn' is no verb.*Nearest: run\."),
-        (("modle=minilm",), r"no option or group 'modle'\. Nearest: model\."),
+        (("modle=minilm",), r"no option or group 'modle'\. Nearest: model\b"),
         (("model=[minlm]",), r"no model 'minlm'\. Nearest: minilm\."),
         (("model=[fas,minlm]",), r"no model 'minlm'\. Nearest: minilm\."),
         (("metric=[rsaa]",), r"no metric 'rsaa'\. Nearest: rsa"),
@@ -204,7 +204,8 @@ def test_missing_data_exits_3(cli):
 def test_tasks_raise_and_never_exit():
     """No module below the command line ends the process by itself."""
     for path in (ROOT / "jaxalign").rglob("*.py"):
-        if path.name != "__main__.py":
+        # An ordinary exit of one of several processes waits minutes for the others: dist has the one way out.
+        if path.name not in ("__main__.py", "dist.py"):
             assert not re.search(r"\b(sys\.exit|os\._exit|SystemExit|quit\()", path.read_text(encoding="utf-8")), path
 
 
@@ -216,7 +217,7 @@ def test_run_prints_the_answer_and_where_it_is(cli, tmp_path):
     assert code == 0
     assert "Correlation with single features, Pearson r" in out and "Pz" in out
     assert f"Table: {tmp_path / 'out' / 'scores.parquet'}" in out and "Report:" not in out
-    assert "score correlation: 17%" in err, "progress in lines where there is no terminal"
+    assert re.search(r"score correlation: \d+%", err), "progress in lines where there is no terminal"
     scores = results.load(tmp_path / "out")
     assert len(scores) == 2 * 4 * 6 and set(scores["layer"]) == {"frequency", "length"}
 
@@ -265,9 +266,9 @@ def test_sweep_names_its_folders_by_what_differs(cli, tmp_path):
 
 
 def test_sweep_runs_later_jobs_when_one_fails(cli, tmp_path):
-    """As Hydra's basic launcher does: every job runs, then the first failure decides the exit code."""
+    """Under Hydra's basic launcher every job runs, then the first failure decides the exit code."""
     words = makers.eeg_request(tmp_path, output=None, **{"model.fas.columns": None})
-    sweep = ["hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}"]
+    sweep = ["hydra/launcher=basic", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}"]
     code, _, err = cli("-m", *words, "model.fas.columns=[nosuch],[length]", *sweep)
     assert code == 3 and "no metadata column 'nosuch'" in err
     assert not (tmp_path / "sweep" / "0" / "scores.parquet").exists()

@@ -9,7 +9,7 @@ import yaml
 
 from jaxalign import config
 from jaxalign.commands.composed import compose
-from jaxalign.contracts import MeshConfig, RunConfig
+from jaxalign.contracts import DistConfig, MeshConfig, RunConfig
 
 CONF = config.conf_folder()
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -19,6 +19,7 @@ SCHEMAS = {
     "model": config.MODEL_KINDS,
     "stimuli": config.STIMULI,
     "mesh": {"auto": MeshConfig},
+    "dist": {"auto": DistConfig},
 }
 REST = {
     "dataset": "dataset=n400",

@@ -60,3 +60,12 @@ def test_the_demo_composes(installed, tmp_path):
     assert shown.returncode == 0, shown.stderr
     assert "tiny_internvl" in shown.stdout
     assert "n_subjects: 4" in shown.stdout
+
+
+def test_the_launcher_of_sweeps_is_found(installed, tmp_path):
+    wheel, site = installed
+    plugin = "hydra_plugins/jaxalign_launcher/launcher.py"
+    inside = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(plugin)]
+    assert inside == [f"jaxalign/_plugins/{plugin}"]
+    shown = _run(site, tmp_path, "--info", "plugins")
+    assert shown.returncode == 0 and "JaxalignLauncher" in shown.stdout

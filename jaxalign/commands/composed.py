@@ -3,58 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from jaxalign import config
-from jaxalign.contracts import Average, MeshConfig, RunConfig
-from jaxalign.errors import ConfigError, nearest
+from jaxalign.commands.jobs import Batch, Task, explained
+from jaxalign.contracts import Average, DistConfig, MeshConfig, NullConfig, RunConfig
+from jaxalign.errors import ConfigError, JaxalignError, PreemptedError, nearest
 from jaxalign.sources.simulated import Plant
 
-UNUSABLE = (errno.EEXIST, errno.ENOTDIR, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC)
-"""What can be wrong with a folder that was asked for."""
 
+def with_run(arguments: list[str], compute: Batch) -> None:
+    """Compose the configuration, as Hydra does (sweeps included), and compute the run, or all runs of the sweep.
 
-def with_run(arguments: list[str], task: Callable[[RunConfig, Path], Any]) -> None:
-    """Compose the configuration, as Hydra does (sweeps included), and call the task with it and its output folder.
-
+    Args:
+        arguments: the command line behind the verb.
+        compute: runs with their folders -> a function per run that returns its answer or raises its error. Called once
+            for a sweep under the launcher `jaxalign`, and once per job under any other.
     Raises:
         ConfigError: if the request cannot be composed; in words, with nearest names.
-        JaxalignError: whatever the task raises.
+        JaxalignError: that of the run; for a sweep, one for all failed jobs.
     """
     config.register()
-
-    def job(composed: DictConfig) -> Any:
-        return task(config.to_run(composed), Path(HydraConfig.get().runtime.output_dir))
-
-    main = hydra.main(version_base="1.3", config_path=str(config.conf_folder()), config_name="config")(job)
+    task = Task(compute)
+    main = hydra.main(version_base="1.3", config_path=str(config.conf_folder()), config_name="config")(task)
     with _argv(arguments), _errors_reach_us():
         try:
             main()
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error)) from error
         except OSError as error:
-            if error.errno not in UNUSABLE:
+            raise explained(error) from error
+        except PreemptedError:
+            raise
+        except JaxalignError:
+            if not task.failed():
                 raise
-            place = f"{str(error.filename)[:200]} cannot be used"
-            raise ConfigError(
-                f"{place}: {error.strerror}. Choose another output= (in a sweep: hydra.sweep.subdir=)."
-            ) from error
         finally:
             GlobalHydra.instance().clear()
+    task.conclude()
 
 
 def compose(arguments: list[str]) -> RunConfig:
@@ -108,7 +105,14 @@ def _kinds() -> dict[str, Any]:
     tables = (config.MODEL_KINDS, config.DATASETS, config.METRICS, config.STIMULI)
     return {
         kind.__name__: kind
-        for kind in (MeshConfig, Average, Plant, *(kind for table in tables for kind in table.values()))
+        for kind in (
+            MeshConfig,
+            DistConfig,
+            NullConfig,
+            Average,
+            Plant,
+            *(kind for table in tables for kind in table.values()),
+        )
     }
 
 

@@ -24,7 +24,15 @@ def main(arguments: list[str]) -> None:
                 print(f"      {name:20s} {description(group, name)}")
     print("\nOften changed: output=FOLDER, seed=0, n_permutations=200, dataset.effect=0, report=false, force=true.")
     print("The same command again does only what is missing.")
-    print("Exit codes: 0 done, 2 configuration error, 3 data error, 4 some units failed, 75 preempted.")
+    print(
+        "Sweeps: jaxalign -m experiment=demo seed=0,1,2 computes all jobs as one plan, each with a folder in outputs/NAME-sweep."
+    )
+    print(
+        "        hydra/launcher=basic|joblib|submitit_slurm runs them one by one, in processes or as jobs of a cluster."
+    )
+    print(
+        "Exit codes: 0 done, 2 configuration error, 3 data error, 4 some units failed, 5 a device is not precise enough, 75 preempted."
+    )
 
 
 def _expectation(name: str) -> str:
