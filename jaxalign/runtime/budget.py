@@ -31,6 +31,9 @@ FITS = (1, 2, 4, 8, 16, 32)
 AHEAD = 2
 """Calls that are prepared while one computes: one is read, one waits on the devices."""
 
+OF_COLUMN = ("features", "scaled features", "Gram matrices")
+"""Buffers of the devices that decompose features: one for each place on the fit axis, however many share the targets."""
+
 LIBRARIES = int(0.75 * GIB)
 """What Python, JAX, MNE and Arrow take before any data, and the compiler at work (measured: 0.45 to 0.7 GiB)."""
 
@@ -195,9 +198,11 @@ def _of_ridge(shape: Shape, width: int, n_fits: int, n_targets: int) -> dict[str
     by_gram = scores_by_gram(fold.n_test_inner, rank, fold.n_alphas)
     held_out = rank if by_gram else fold.n_test_inner
     splits = fold.n_outer * (fold.n_inner * (side + held_out) + side + fold.n_test) * rank
+    # Tall splits need the features again, for their products with responses.
+    kept = shape.n_rows * width if width <= fold.n_train else 0
     n_chosen = max(fold.n_test_inner, fold.n_test, min(shape.n_rows, ROWS_PER_PRODUCT))
     return {
-        "decompositions": FLOAT * n_fits * splits,
+        "decompositions": FLOAT * n_fits * (splits + kept),
         "scaled features": FLOAT * 3 * shape.n_rows * width,
         "Gram matrices": FLOAT * (fold.n_inner + 6) * side * side,
         "products with responses": FLOAT * (fold.n_inner + 4) * side * n_targets,

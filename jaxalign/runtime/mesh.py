@@ -68,6 +68,18 @@ def arranged(mesh: Mesh, config: MeshConfig, n_blocks: int, n_tiles: int) -> Mes
     return _mesh_of(mesh.devices.reshape(-1)[: kept * n_target].reshape(kept, n_target))
 
 
+def column(mesh: Mesh) -> Mesh:
+    """One device for each place on the fit axis: where features are decomposed, once, whatever the targets are split over."""
+    return _mesh_of(mesh.devices[:, :1])
+
+
+def spread(mesh: Mesh, features_state: Any) -> Any:
+    """What was made of features on a column of the mesh, copied to the devices beside it."""
+    if shape_of(mesh)[1] == 1:
+        return features_state
+    return jax.device_put(features_state, NamedSharding(mesh, P(FIT)))
+
+
 def platform_of(mesh: Mesh) -> str:
     """Platform whose routines the kernels use: cpu, cuda or tpu."""
     platform = mesh.devices.flat[0].platform

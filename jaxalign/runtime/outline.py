@@ -47,7 +47,8 @@ def _of_analysis(analysis: Analysis, config: MeshConfig, n_devices: int, is_cpu:
     out = {"features and responses being read": features + responses, "results being written": results}
     if is_cpu:
         device = sum(analysis.n_bytes.values()) + _beside(analysis, config, n_target, n_targets)
-        out[f"{n_fit * n_target} CPU devices"] = n_fit * n_target * device
+        once = sum(size for name, size in analysis.n_bytes.items() if name in budget.OF_COLUMN)
+        out[f"{n_fit * n_target} CPU devices"] = n_fit * (n_target * device - (n_target - 1) * once)
     return out
 
 
@@ -106,6 +107,8 @@ def as_json(
                 ),
                 "waves": analysis.calls(n_fit),
                 "programs": len(analysis.sizes.fits) * len({(tile.kind, tile.n_padded) for tile in analysis.tiles}),
+                "families": _families(analysis),
+                "aggregates": _aggregates(analysis),
                 "permutations": analysis.metric.n_permutations,
                 "devices": [n_fit, n_target],
                 "bytes": analysis.n_bytes,
@@ -124,6 +127,18 @@ def as_json(
     }
 
 
+def _families(analysis: Analysis) -> int:
+    """Families that p values are corrected over: each subject and their mean, each kind of target and statistic."""
+    n = analysis.shape.n_subjects
+    return len(analysis.metric.statistics) * len(analysis.groups) * (n + (n > 1))
+
+
+def _aggregates(analysis: Analysis) -> list[str]:
+    """What is scored beside single targets."""
+    means = ["mean over subjects"] if analysis.shape.n_subjects > 1 else []
+    return [*means, *(analysis.groups["averages"].channel if "averages" in analysis.groups else ())]
+
+
 def describe(outline: dict[str, Any]) -> str:
     """The outline of `as_json` as text."""
     host = outline["host_bytes"]
@@ -135,7 +150,8 @@ def describe(outline: dict[str, Any]) -> str:
     for one in outline["analyses"]:
         n_fit, n_target = one["devices"]
         lines += [
-            f"{one['name']}: {one['fits']} fits x {one['targets']:,} targets in {one['tiles']} tiles of {' and '.join(one['tile_shapes'])} (fits x groups), {one['permutations']:,} permutations",
+            f"{one['name']}: {one['fits']} fits x {one['targets']:,} targets in {one['tiles']} tiles of {' and '.join(one['tile_shapes'])} (fits x groups), {one['permutations']:,} permutations, {one['families']} families"
+            + (f", aggregates: {', '.join(one['aggregates'])}" if one["aggregates"] else ""),
             f"    {one['waves']} waves of fits on {n_fit} x {n_target} devices (fit x target), {one['programs']} shapes to compile, widths padded to {', '.join(map(str, one['widths']))}",
             f"    {sum(one['gflop'].values()):,.1f} GFLOP ({', '.join(f'{name} {value:,.1f}' for name, value in one['gflop'].items())}): about {_time(one['estimated_s'])} at {EFFICIENCY:.0%} of {outline['gemm_gflop_per_s']:,.0f} GFLOP/s, compilation apart",
             f"    {sum(one['bytes'].values()) / GIB:.3f} GiB per device, {n_fit * n_target * sum(one['bytes'].values()) / GIB:.3f} GiB on all",

@@ -144,7 +144,7 @@ class _Context:
 
     Attributes:
         metric: the frozen metric, perhaps with the rescue solver.
-        design, null_rows: on the devices.
+        design, column_design, null_rows: on the devices, and on the column of them that decomposes features.
         n_fits: fits of one call on all devices.
         keeps: whether prepared responses stay on the devices for all blocks of fits.
         kept: prepared responses by the tiles that lie side by side.
@@ -155,6 +155,7 @@ class _Context:
     metric: Metric
     devices: Mesh
     design: Any
+    column_design: Any
     null_rows: Any
     n_fits: int
     keeps: bool
@@ -191,6 +192,10 @@ def scored(stage: Stage, devices: Mesh, is_stopped: Callable[[], bool]) -> Itera
             if is_stopped():
                 break
             if call.features is not None:
+                # The decompositions of the block before go first: two of them at once would be the largest buffer.
+                while launched:
+                    yield _landed(context, *launched.popleft())
+                features_state = None
                 features_state = _prepared_features(context, call.features, len(call.block))
             launched.append((call, _launch(context, call, features_state)))
             if len(launched) > 1:
@@ -214,6 +219,7 @@ def _context(stage: Stage, devices: Mesh, metric: Metric | None = None) -> _Cont
         metric=metric or analysis.metric,
         devices=own,
         design=mesh.place(own, "shared", design),
+        column_design=mesh.place(mesh.column(own), "shared", design),
         null_rows=mesh.place(own, "shared", null.rows),
         n_fits=per_device * n_fit,
         keeps=_fits_beside(stage, first.run, n_target),
@@ -269,7 +275,7 @@ def _features(context: _Context, block: tuple[Member, ...]) -> Any:
     with METER.stage("read"):
         readers = [(member.owner.inputs, member.fit) for member in block]
         host = tiles.features_block(readers, width, analysis.rows, context.n_fits)
-    return _placed(context, "features" if width else "rdm_features", host)
+    return _placed(mesh.column(context.devices), "features" if width else "rdm_features", host)
 
 
 def _responses(context: _Context, side_by_side: tuple[int, ...], padded: list[Tile]) -> Any:
@@ -283,13 +289,13 @@ def _responses(context: _Context, side_by_side: tuple[int, ...], padded: list[Ti
         parts = [tiles.responses_tile(analysis, first.inputs, first.run, tile) for tile in padded]
         joined = parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=-1), *parts)
         del parts
-    return _placed(context, "patterns" if analysis.side == "patterns" else "responses", joined)
+    return _placed(context.devices, "patterns" if analysis.side == "patterns" else "responses", joined)
 
 
-def _placed(context: _Context, layout: str, host: Any) -> Any:
+def _placed(devices: Mesh, layout: str, host: Any) -> Any:
     """Host arrays on the devices; the reader waits for them, the devices compute meanwhile."""
     with METER.stage("transfer", sum(array.nbytes for array in jax.tree.leaves(host))):
-        return jax.block_until_ready(mesh.place(context.devices, layout, host))
+        return jax.block_until_ready(mesh.place(devices, layout, host))
 
 
 # What the devices do.
@@ -298,9 +304,10 @@ def _placed(context: _Context, layout: str, host: Any) -> Any:
 def _prepared_features(context: _Context, features: Any, n_real: int) -> Any:
     layout = "features" if context.stage.width else "rdm_features"
     with jax.transfer_guard("disallow"):
-        state = mesh.features_step(context.metric, context.devices, layout)(features, context.design)
+        step = mesh.features_step(context.metric, mesh.column(context.devices), layout)
+        state = step(features, context.column_design)
     METER.launched("factorise", state, n_real * work.factorise(context.stage.analysis.shape, context.stage.width))
-    return state
+    return mesh.spread(context.devices, state)
 
 
 def _prepared_responses(context: _Context, call: _Call) -> Any:
