@@ -20,11 +20,17 @@ from typing import Any
 import jax
 
 from jaxalign.runtime.folder import git_revision, versions
-from tests.benchmarks import rdm_bootstrap, ridge, rsa, sentences
+from tests.benchmarks import rdm_bootstrap, ridge, rsa, runtime, sentences
 
 RESULTS = Path(__file__).parent / "results"
 REPEATS = 3
-FILES: dict[str, Any] = {"ridge": ridge, "rsa": rsa, "rdm_bootstrap": rdm_bootstrap, "sentences": sentences}
+FILES: dict[str, Any] = {
+    "ridge": ridge,
+    "rsa": rsa,
+    "rdm_bootstrap": rdm_bootstrap,
+    "sentences": sentences,
+    "runtime": runtime,
+}
 """Name -> module with `cases(timed)`; `python -m tests.benchmarks NAME` measures one and keeps the results of the others."""
 
 
