@@ -45,6 +45,7 @@ RESERVED = {
     **{package: {"models"} for package in TORCH},
     "mne": {"sources", "results"},
     "tensorstore": {"store"},
+    "orbax": {"runtime"},
     "matplotlib": {"results"},
     "rich": {"commands"},
 }
@@ -369,4 +370,4 @@ def test_every_error_has_its_own_exit_code():
     kinds = [
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.JaxalignError)
     ]
-    assert sorted(kind.exit_code for kind in kinds) == [1, 2, 3, 4, 75]
+    assert sorted(kind.exit_code for kind in kinds) == [1, 2, 3, 4, 5, 75]
