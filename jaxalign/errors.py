@@ -28,6 +28,12 @@ class UnitsFailedError(JaxalignError):
     exit_code = 4
 
 
+class PrecisionError(JaxalignError):
+    """A device computes known answers less precisely than promised; nothing it computes may be reported."""
+
+    exit_code = 5
+
+
 class PreemptedError(JaxalignError):
     """The run was asked to stop (SIGTERM); finished units are kept and the same command resumes."""
 

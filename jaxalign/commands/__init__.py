@@ -12,7 +12,9 @@ from jaxalign.errors import ConfigError, JaxalignError, nearest
 
 VERBS = {
     "run": "do a run, or the part of it that is missing (the default verb)",
-    "plan": "show units, tiles and bytes of a run without doing it",
+    "plan": "show units, waves, bytes, operations and time of a run without doing it",
+    "profile": "show where the time of a run goes, stage by stage, beside what the machine can do",
+    "selfcheck": "compare every device with known answers, and print what lower precisions would cost",
     "models": "list the models that can be chosen",
     "report": "write figures and report of a finished run again: jaxalign report FOLDER",
     "verify": "hash stores and results again: jaxalign verify FOLDER...",
@@ -31,7 +33,7 @@ def main(arguments: list[str]) -> int:
     Args:
         arguments: the command line without the program's name.
     Returns:
-        0 done, 2 configuration error, 3 data error, 4 some units failed, 75 preempted.
+        0 done, 2 configuration error, 3 data error, 4 some units failed, 5 a device is not precise enough, 75 preempted.
     """
     try:
         if arguments == ["--version"]:
@@ -73,5 +75,11 @@ def split(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def _kind(error: JaxalignError) -> str:
-    names: dict[int, str] = {2: "Configuration error", 3: "Data error", 4: "Some units failed", 75: "Preempted"}
+    names: dict[int, str] = {
+        2: "Configuration error",
+        3: "Data error",
+        4: "Some units failed",
+        5: "Precision error",
+        75: "Preempted",
+    }
     return names.get(error.exit_code, "Error")

@@ -56,6 +56,7 @@ def initialize(config: DistConfig) -> None:
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(**arguments)
         _started.update(arguments)
+        sys.excepthook = _told_and_gone
 
 
 def index() -> int:
@@ -170,6 +171,12 @@ def leave(exit_code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
+
+
+def _told_and_gone(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """What happens to an error that nobody expected: it is shown, and the other processes do not wait for this one."""
+    sys.__excepthook__(kind, error, trace)
+    leave(1)
 
 
 def describe() -> dict[str, Any]:

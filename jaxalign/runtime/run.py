@@ -25,6 +25,7 @@ from jaxalign.runtime import (
     pipeline,
     rows,
     score,
+    selfcheck,
     tracing,
 )
 from jaxalign.runtime.budget import Sizes
@@ -163,6 +164,8 @@ def _score(prepared: list[Prepared], is_stopped: Callable[[], bool], progress: A
         PreemptedError: on every process, when one of them was asked to stop.
     """
     devices = mesh.make_mesh(prepared[0].run.mesh)
+    if mesh.platform_of(devices) != "cpu":  # which has one precision only
+        selfcheck.quick(devices)
     stages = score.share(score.stages_of(prepared), dist.index(), dist.count())
     n_missing, n_done = sum(stage.n_units for stage in stages), 0
     is_traced = prepared[0].run.profile == "trace" and dist.is_first()
