@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-all lint format bench wheel clean
+.PHONY: setup demo test test-all test-tpu-compile lint format bench wheel clean
 
 setup: $(READY)
 
@@ -22,10 +22,14 @@ demo: $(READY)
 # Most of the time of the fast tests is compilation; without the compiler's optimisations it is a quarter less. test-all
 # runs what users run.
 test: $(READY)
-	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not tpu_compile"
 
 test-all: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not tpu_compile"
+
+# Compiles the steps of a run with the compiler of real TPUs; needs libtpu of the version that jax[tpu] names, and no TPU.
+test-tpu-compile: $(READY)
+	$(BIN)/python -m pytest -m tpu_compile -s tests/test_tpu_compile.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
