@@ -84,7 +84,7 @@ def _sweep(folder: Path) -> dict[str, Any]:
     ]  # fmt: skip
     alone = _seconds([*common, f"output={folder / 'one'}"])
     layers = ",".join(f"[{fit.layer}]" for fit in fits)
-    sweep = [*common, "-m", f"model.stored.layers={layers}", f"hydra.sweep.dir={folder / 'sweep'}"]
+    sweep = ["-m", *common, f"model.stored.layers={layers}", f"hydra.sweep.dir={folder / 'sweep'}"]
     first = _seconds(sweep)
     again = _seconds(sweep)
     return {
