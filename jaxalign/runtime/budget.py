@@ -220,6 +220,7 @@ class FoldSizes:
     n_inner: int
     n_train: int
     n_test: int
+    n_train_inner: int
     n_test_inner: int
     n_alphas: int
 
@@ -233,6 +234,7 @@ def folds_of(shape: Shape) -> FoldSizes:
         n_inner=int(np.shape(inner.train)[1]) if is_nested else 1,
         n_train=int(np.shape(outer.train)[-1]),
         n_test=int(np.shape(outer.test)[-1]),
+        n_train_inner=int(np.shape(inner.train if is_nested else outer.train)[-1]),
         n_test_inner=int(np.shape(inner.test)[-1] if is_nested else np.shape(outer.train)[-1]),
         n_alphas=len(getattr(shape.metric, "alpha_values", ())) or 25,
     )

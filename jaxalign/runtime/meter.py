@@ -65,13 +65,13 @@ class Meter:
             threading.Thread(target=self._watch, name="jaxalign-meter", daemon=True).start()
 
     @contextmanager
-    def stage(self, name: str, n_bytes: float = 0, flop: float = 0) -> Iterator[None]:
-        """Count what is done inside as a stage."""
-        start = time.perf_counter()
+    def stage(self, name: str, n_bytes: float = 0) -> Iterator[dict[str, float]]:
+        """Count what is done inside as a stage; `["bytes"]` of what is given may be set once it is known."""
+        start, did = time.perf_counter(), {"bytes": n_bytes}
         try:
-            yield
+            yield did
         finally:
-            self.add(name, time.perf_counter() - start, n_bytes, flop)
+            self.add(name, time.perf_counter() - start, did["bytes"])
 
     def add(self, name: str, seconds: float, n_bytes: float = 0, flop: float = 0) -> None:
         """Add to a stage."""

@@ -189,9 +189,10 @@ def _score(prepared: list[Prepared], is_stopped: Callable[[], bool], progress: A
 def _write(landed: list[Landed]) -> None:
     """Make the units of one call durable; runs in the writer's thread."""
     for one in landed:
-        with METER.stage("write"):
+        with METER.stage("write") as did:
             owner = one.owner
             table = rows.to_table(one.part, one.unit, owner.plan, owner.inputs, owner.run)
+            did["bytes"] = table.nbytes + one.part.maxima.nbytes
             folder.commit(owner.output, owner.plan.run_hash, one.unit, table, one.part.maxima, dist.index())
         events.note(owner.output, "unit", unit_id=one.unit.unit_id, status=table.column("status")[0].as_py())
 

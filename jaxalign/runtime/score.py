@@ -272,9 +272,10 @@ def _padded(context: _Context, side_by_side: tuple[int, ...]) -> list[Tile]:
 
 def _features(context: _Context, block: tuple[Member, ...]) -> Any:
     analysis, width = context.stage.analysis, context.stage.width
-    with METER.stage("read"):
+    with METER.stage("read") as did:
         readers = [(member.owner.inputs, member.fit) for member in block]
         host = tiles.features_block(readers, width, analysis.rows, context.n_fits)
+        did["bytes"] = _n_bytes(host)
     return _placed(mesh.column(context.devices), "features" if width else "rdm_features", host)
 
 
@@ -285,17 +286,22 @@ def _responses(context: _Context, side_by_side: tuple[int, ...], padded: list[Ti
     if context.keeps:
         context.sent.add(side_by_side)
     analysis, first = context.stage.analysis, context.stage.first
-    with METER.stage("read"):
+    with METER.stage("read") as did:
         parts = [tiles.responses_tile(analysis, first.inputs, first.run, tile) for tile in padded]
         joined = parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: np.concatenate(arrays, axis=-1), *parts)
         del parts
+        did["bytes"] = _n_bytes(joined)
     return _placed(context.devices, "patterns" if analysis.side == "patterns" else "responses", joined)
 
 
 def _placed(devices: Mesh, layout: str, host: Any) -> Any:
     """Host arrays on the devices; the reader waits for them, the devices compute meanwhile."""
-    with METER.stage("transfer", sum(array.nbytes for array in jax.tree.leaves(host))):
+    with METER.stage("transfer", _n_bytes(host)):
         return jax.block_until_ready(mesh.place(devices, layout, host))
+
+
+def _n_bytes(tree: Any) -> int:
+    return sum(array.nbytes for array in jax.tree.leaves(tree))
 
 
 # What the devices do.
@@ -352,7 +358,7 @@ def _flop(context: _Context, call: _Call) -> float:
 def _landed(context: _Context, call: _Call, out: Any) -> list[Landed]:
     """The missing units of a call, cut out of its arrays."""
     jax.block_until_ready(out)
-    with METER.stage("land", sum(array.nbytes for array in jax.tree.leaves(out))):
+    with METER.stage("land", _n_bytes(out)):
         scores, maxima = jax.device_get(out)
     found = []
     for row, member in enumerate(call.block):

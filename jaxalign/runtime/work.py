@@ -19,10 +19,10 @@ def factorise(shape: Shape, width: int) -> float:
     if not shape.metric.uses_folds:
         return 4.0 * shape.n_rows * width
     fold = folds_of(shape)
-    rank = min(fold.n_train, width)
+    rank, rank_inner = min(fold.n_train, width), min(fold.n_train_inner, width)
     gram = 2.0 * shape.n_rows * width * min(shape.n_rows, width)
-    held_out = 4.0 * rank**3 if _by_gram(shape, rank) else 2.0 * fold.n_test_inner * width * rank
-    of_outer = fold.n_inner * (EIGH * rank**3 + held_out) + EIGH * rank**3 + 2.0 * fold.n_test * width * rank
+    held_out = 4.0 * rank_inner**3 if _by_gram(shape, rank_inner) else 2.0 * fold.n_test_inner * width * rank_inner
+    of_outer = fold.n_inner * (EIGH * rank_inner**3 + held_out) + EIGH * rank**3 + 2.0 * fold.n_test * width * rank
     return gram + fold.n_outer * of_outer
 
 
@@ -41,13 +41,16 @@ def score(shape: Shape, width: int, n_targets: int) -> float:
     if not shape.metric.uses_folds:
         return 2.0 * shape.n_rows * n_targets
     fold = folds_of(shape)
-    rank = min(fold.n_train, width)
+    rank, rank_inner = min(fold.n_train, width), min(fold.n_train_inner, width)
     is_tall = width <= fold.n_train
     products = 2.0 * shape.n_rows * width * n_targets if is_tall else 0.0
-    rotated = 2.0 * (width if is_tall else fold.n_train) * rank * n_targets
-    by_gram = _by_gram(shape, rank)
-    criterion = 2.0 * fold.n_alphas * rank * (rank if by_gram else fold.n_test_inner) * n_targets
-    of_inner = rotated * (2 if by_gram else 1) + criterion
+    rotated, rotated_inner = (
+        2.0 * (width if is_tall else n_train) * rank * n_targets
+        for n_train, rank in ((fold.n_train, rank), (fold.n_train_inner, rank_inner))
+    )
+    by_gram = _by_gram(shape, rank_inner)
+    criterion = 2.0 * fold.n_alphas * rank_inner * (rank_inner if by_gram else fold.n_test_inner) * n_targets
+    of_inner = rotated_inner * (2 if by_gram else 1) + criterion
     return products + fold.n_outer * (fold.n_inner * of_inner + rotated + 2.0 * fold.n_test * rank * n_targets)
 
 
