@@ -67,13 +67,18 @@ def responses_tile(analysis: Analysis, inputs: Inputs, run: RunConfig, tile: Til
         return Rdms(_joined([brain.values.T[:, index, None] for index in range(n_subjects)], tile.n_padded))
     if analysis.side == "patterns":
         return Patterns(
-            _joined([recording.values[analysis.rows][:, :, tile.groups] for recording in brain], tile.n_padded)
+            _joined([recording.values[analysis.rows][:, :, _consecutive(tile)] for recording in brain], tile.n_padded)
         )
     if tile.kind == "averages":
         averages = [run.averages[group] for group in tile.groups]
         return Responses(_joined([_averaged(recording, averages) for recording in brain], tile.n_padded))
     flat = [recording.values.reshape(len(recording.values), -1) for recording in brain]
-    return Responses(_joined([values[:, tile.groups] for values in flat], tile.n_padded))
+    return Responses(_joined([values[:, _consecutive(tile)] for values in flat], tile.n_padded))
+
+
+def _consecutive(tile: Tile) -> slice:
+    """Groups of a tile, which follow each other: a view of them instead of a copy."""
+    return slice(int(tile.groups[0]), int(tile.groups[-1]) + 1) if len(tile.groups) else slice(0, 0)
 
 
 def _joined(parts: list[np.ndarray], n_groups: int) -> np.ndarray:
