@@ -142,6 +142,7 @@ def open_run(output: Path, run: RunConfig, plan: Plan, inputs: Inputs) -> None:
         "devices": [str(device.device_kind) for device in jax.devices()],
         "processes": dist.describe(),
         "platform": platform.platform(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "precision": run.precision,
         "sizes": {analysis.name: analysis.sizes.to_json() for analysis in plan.analyses},
         "bytes": {analysis.name: analysis.n_bytes for analysis in plan.analyses},

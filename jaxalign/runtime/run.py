@@ -29,7 +29,7 @@ from jaxalign.runtime import (
     tracing,
 )
 from jaxalign.runtime.budget import Sizes
-from jaxalign.runtime.inputs import gather
+from jaxalign.runtime.inputs import Inputs, gather
 from jaxalign.runtime.meter import METER
 from jaxalign.runtime.plan import Plan, make_plan
 from jaxalign.runtime.score import Landed, Prepared
@@ -96,7 +96,7 @@ def execute_all(jobs: Sequence[Job], progress: Any) -> list[Outcome]:
     METER.reset()
     shared: dict[str, Any] = {}
     with ExitStack() as locks, _stop_flag(jobs[0].output) as is_stopped:
-        ready = [_attempt(partial(_prepare, job, shared, locks, progress)) for job in jobs]
+        ready = [_ready(job, shared, locks, progress) for job in jobs]
         prepared = [one for one, error in ready if error is None]
         if prepared:
             _score(prepared, is_stopped, progress)
@@ -120,37 +120,56 @@ def _attempt(work: Callable[[], Any]) -> tuple[Any, JaxalignError | None]:
     return value, failure
 
 
-def _prepare(job: Job, shared: dict[str, Any], locks: ExitStack, progress: Any) -> Prepared:
-    """Hold the folder, gather, plan, and find out what is missing; process 0 decides, the others agree or stop."""
-    run, output = job.run, job.output
-    locks.enter_context(journal.locked(output, dist.index()))
-    dist.first_does(partial(_check_free, run, output))
-    inputs = gather(run, progress, shared)
-    kept = {name: Sizes.from_json(sizes) for name, sizes in dist.first_does(partial(folder.kept_sizes, output)).items()}
-    plan = make_plan(run, inputs, budget.device_limit(run.mesh), kept)
-    if dist.count() > 1:
-        _same_sizes(plan)
-    devices = mesh.make_mesh(run.mesh)
-    outline.check_host(plan, run.mesh, devices.size, mesh.platform_of(devices) == "cpu")
-    dist.agree(f"The plan of {output}", folder.plan_digest(plan))
-    ids = dist.first_does(partial(_open, output, run, plan, inputs))
-    wanted = set(ids)
-    return Prepared(run, output, inputs, plan, tuple(unit for unit in plan.units if unit.unit_id in wanted))
+def _ready(job: Job, shared: dict[str, Any], locks: ExitStack, progress: Any) -> tuple[Any, JaxalignError | None]:
+    """A run made ready, or why it cannot be. What may fail in one process alone comes in steps of its own.
+
+    An error that only one process met must not leave the others in a collective that it never reaches.
+    """
+    found, error = _attempt(lambda: locks.enter_context(journal.locked(job.output, dist.index())))
+    if error is None and dist.count() > 1:  # files may be missing on one machine
+        found, error = _attempt(lambda: gather(job.run, progress, shared, is_dry=True))
+    if error is None:
+        found, error = _attempt(partial(_planned, job, shared, progress))
+    if error is None:
+        inputs, plan = found
+        found, error = _attempt(partial(_check_host, job, plan))
+    if error is None:
+        found, error = _attempt(partial(_prepared, job, inputs, plan))
+    return found, error
 
 
-def _check_free(run: RunConfig, output: Path) -> None:
-    journal.check_alone(output, dist.count())
-    folder.check_is_free(output, run)
+def _planned(job: Job, shared: dict[str, Any], progress: Any) -> tuple[Inputs, Plan]:
+    """Inputs and plan of a run; a resumed one keeps its tiles."""
+    dist.first_does(partial(_check_free, job))
+    inputs = gather(job.run, progress, shared)
+    kept = dist.first_does(partial(folder.kept_sizes, job.output))
+    # Free memory differs between processes and moments: the least of them decides for all.
+    limit = min(dist.gather(budget.device_limit(job.run.mesh)))
+    plan = make_plan(job.run, inputs, limit, {name: Sizes.from_json(sizes) for name, sizes in kept.items()})
+    return inputs, plan
 
 
-def _same_sizes(plan: Plan) -> None:
-    """Tiles depend on free memory, which may differ between machines: say so before the plans are compared."""
-    dist.agree("Sizes of tiles (set mesh.memory_gib)", str([analysis.sizes.to_json() for analysis in plan.analyses]))
+def _check_host(job: Job, plan: Plan) -> None:
+    devices = mesh.make_mesh(job.run.mesh)
+    outline.check_host(plan, job.run.mesh, devices.size, mesh.platform_of(devices) == "cpu")
 
 
-def _open(output: Path, run: RunConfig, plan: Plan, inputs: Any) -> list[str]:
+def _prepared(job: Job, inputs: Inputs, plan: Plan) -> Prepared:
+    """The run with what is missing of it; process 0 finds out, and all processes agree on the plan or stop."""
+    dist.agree(f"The plan of {job.output}", folder.plan_digest(plan))
+    missing = set(dist.first_does(partial(_open, job, plan, inputs)))
+    return Prepared(job.run, job.output, inputs, plan, tuple(unit for unit in plan.units if unit.unit_id in missing))
+
+
+def _check_free(job: Job) -> None:
+    journal.check_alone(job.output, dist.count())
+    folder.check_is_free(job.output, job.run)
+
+
+def _open(job: Job, plan: Plan, inputs: Inputs) -> list[str]:
     """Names of the missing units."""
-    folder.open_run(output, run, plan, inputs)
+    output = job.output
+    folder.open_run(output, job.run, plan, inputs)
     missing = [unit.unit_id for unit in folder.missing_units(output, plan)]
     folder.check_arithmetic(output, len(missing), len(plan.units))
     events.note(output, "planned", run_hash=plan.run_hash, units=len(plan.units), missing=len(missing))
@@ -173,7 +192,7 @@ def _score(prepared: list[Prepared], is_stopped: Callable[[], bool], progress: A
         for stage in stages:
             if is_stopped():
                 break
-            for landed in score.scored(stage, devices, lambda: step() or is_stopped()):
+            for landed in score.scored(stage, devices, is_stopped, step):
                 submit(partial(_write, landed))
                 n_done += len(landed)
                 progress(f"score {stage.analysis.name}", n_done / n_missing)

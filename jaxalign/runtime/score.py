@@ -174,13 +174,16 @@ class _Call:
     null: Null
 
 
-def scored(stage: Stage, devices: Mesh, is_stopped: Callable[[], bool]) -> Iterator[list[Landed]]:
+def scored(
+    stage: Stage, devices: Mesh, is_stopped: Callable[[], bool], before_call: Callable[[], None]
+) -> Iterator[list[Landed]]:
     """Compute the units of a stage, call by call; after a stop, what was launched is still landed.
 
     Args:
         stage: fits with their missing units.
         devices: the mesh of this process.
         is_stopped: asked before every call.
+        before_call: called before every call that is launched.
     Yields:
         The units of one call.
     """
@@ -191,6 +194,7 @@ def scored(stage: Stage, devices: Mesh, is_stopped: Callable[[], bool]) -> Itera
         for call in calls:
             if is_stopped():
                 break
+            before_call()
             if call.features is not None:
                 # The decompositions of the block before go first: two of them at once would be the largest buffer.
                 while launched:
