@@ -37,7 +37,7 @@ def with_run(arguments: list[str], compute: Batch) -> None:
     config.register()
     task = Task(compute)
     main = hydra.main(version_base="1.3", config_path=str(config.conf_folder()), config_name="config")(task)
-    with _argv(arguments), _errors_reach_us():
+    with _argv(_of_this_process(arguments)), _errors_reach_us():
         try:
             main()
         except (HydraException, OmegaConfBaseException) as error:
@@ -52,6 +52,27 @@ def with_run(arguments: list[str], compute: Batch) -> None:
         finally:
             GlobalHydra.instance().clear()
     task.conclude()
+
+
+def _of_this_process(arguments: list[str]) -> list[str]:
+    """The words of the command line; of several processes, only the first keeps Hydra's record of the job.
+
+    The processes are joined here, since Hydra writes that record before anything of ours runs.
+    """
+    from jaxalign.runtime import dist
+
+    asked = [word for word in arguments if word.startswith(("dist=", "dist."))]
+    dist.initialize(_composed(asked).dist if asked else DistConfig())
+    return arguments if dist.is_first() else [*arguments, "hydra.output_subdir=null"]
+
+
+def _composed(arguments: list[str]) -> Any:
+    """The configuration as dataclasses, as far as it goes without a whole request."""
+    try:
+        with hydra.initialize_config_dir(str(config.conf_folder()), version_base="1.3"):
+            return OmegaConf.to_object(hydra.compose("config", arguments))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
 
 
 def compose(arguments: list[str]) -> RunConfig:

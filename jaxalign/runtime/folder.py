@@ -81,18 +81,36 @@ def check_is_free(output: Path, run: RunConfig) -> None:
         )
 
 
+def check_same_request(output: Path, run: RunConfig) -> None:
+    """Make sure that all processes were started with the same command.
+
+    Raises:
+        ConfigError: on every process, naming what differs.
+    """
+    requests = dist.gather({"output": str(output), **_request_of(run)})
+    first = requests[0]
+    for process, one in enumerate(requests):
+        different = sorted(key for key in first if first[key] != one.get(key))
+        if different:
+            key = different[0]
+            raise ConfigError(
+                f"The request differs between processes: {', '.join(different)}"
+                f" ({_first_difference(key, first[key], one.get(key), ('in process 0', f'in process {process}'))}). Start all processes with the same command."
+            )
+
+
 def _request_of(run: RunConfig) -> dict[str, Any]:
     """The part of the request that decides the numbers, as it is after a journey through JSON."""
     nothing = Inputs([], [], [], [], [], None, {})
     return json.loads(json.dumps(run_identity(run, nothing)["request"], default=str))
 
 
-def _first_difference(where: str, held: Any, asked: Any) -> str:
+def _first_difference(where: str, held: Any, asked: Any, places: tuple[str, str] = ("there", "asked")) -> str:
     if isinstance(held, dict) and isinstance(asked, dict):
         for key in sorted({*held, *asked}):
             if held.get(key) != asked.get(key):
-                return _first_difference(f"{where}.{key}", held.get(key), asked.get(key))
-    return f"{where}: {str(held)[:60]} there, {str(asked)[:60]} asked"
+                return _first_difference(f"{where}.{key}", held.get(key), asked.get(key), places)
+    return f"{where}: {str(held)[:200]} {places[0]}, {str(asked)[:200]} {places[1]}"
 
 
 def discard(output: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -125,7 +126,9 @@ def _ready(job: Job, shared: dict[str, Any], locks: ExitStack, progress: Any) ->
 
     An error that only one process met must not leave the others in a collective that it never reaches.
     """
-    found, error = _attempt(lambda: locks.enter_context(journal.locked(job.output, dist.index())))
+    found, error = _attempt(partial(folder.check_same_request, job.output, job.run))
+    if error is None:
+        found, error = _attempt(lambda: locks.enter_context(journal.locked(job.output, dist.index())))
     if error is None and dist.count() > 1:  # files may be missing on one machine
         found, error = _attempt(lambda: gather(job.run, progress, shared, is_dry=True))
     if error is None:
@@ -196,7 +199,8 @@ def _score(prepared: list[Prepared], is_stopped: Callable[[], bool], progress: A
                 submit(partial(_write, landed))
                 n_done += len(landed)
                 progress(f"score {stage.analysis.name}", n_done / n_missing)
-    stopped = dist.gather(bool(n_done < n_missing))
+    with ThreadPoolExecutor(1) as waiting:  # SIGTERM is heard only where the main thread waits in Python
+        stopped = waiting.submit(dist.gather, n_done < n_missing).result()
     if any(stopped):
         n_all, n_kept = (sum(dist.gather(n)) for n in (n_missing, n_done))
         events.note(prepared[0].output, "preempted", kept=n_kept)
@@ -249,14 +253,17 @@ def _stop_flag(output: Path) -> Iterator[Callable[[], bool]]:
     def is_stopped() -> bool:
         if dist.count() > 1 and not stopped and marker.exists():
             stopped.append(signal.SIGTERM)
-        if dist.count() > 1 and stopped and not marker.exists():
-            marker.touch()
         return bool(stopped)
+
+    def stop(number: int, frame: Any) -> None:
+        stopped.append(number)
+        if dist.count() > 1:
+            marker.touch()
 
     output.mkdir(parents=True, exist_ok=True)
     dist.first_does(partial(marker.unlink, missing_ok=True))
     try:
-        before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+        before = signal.signal(signal.SIGTERM, stop)
     except ValueError:  # not the main thread: the process's own handler stays
         yield is_stopped
         return
