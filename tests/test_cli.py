@@ -262,7 +262,7 @@ def test_sweep_names_its_folders_by_what_differs(cli, tmp_path):
     assert cli("-m", *words, "seed=0,1")[0] == 0
     found = sorted(path.parent for path in tmp_path.rglob("run.json"))
     assert len(found) == 2 and all(folder.is_relative_to(tmp_path / "outputs" / "tiny-sweep") for folder in found)
-    assert [json.loads((folder / "run.json").read_text())["request"]["seed"] for folder in found] == [0, 1]
+    assert sorted(json.loads((folder / "run.json").read_text())["request"]["seed"] for folder in found) == [0, 1]
 
 
 def test_sweep_runs_later_jobs_when_one_fails(cli, tmp_path):
