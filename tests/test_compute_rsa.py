@@ -290,7 +290,9 @@ def test_an_unknown_comparator_is_named_with_the_known_ones():
         Rsa(comparator="spearmann")
 
 
-@pytest.mark.parametrize("comparator", ["rho-a", "cosine", "corr_cov", "tau-b"])
+@pytest.mark.parametrize(
+    "comparator", ["cosine", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rho-a", "corr_cov", "tau-b"))]
+)
 def test_other_comparators_are_taken_under_every_labelling_and_in_every_part(comparator):
     """Each relabelled RDM compared anew, by the functions that are held against rsatoolbox."""
     features, patterns = planted()

@@ -87,7 +87,12 @@ def killed(words, output, n_processes, victim, wait):
 
 @pytest.mark.parametrize(
     ("n_processes", "victim", "seed"),
-    [(1, 0, 0), (1, 0, 1), (2, 1, 2), pytest.param(2, 0, 3, marks=pytest.mark.slow)],
+    [
+        (1, 0, 0),
+        pytest.param(1, 0, 1, marks=pytest.mark.slow),
+        (2, 1, 2),
+        pytest.param(2, 0, 3, marks=pytest.mark.slow),
+    ],
 )
 def test_kill_9_in_the_middle_of_the_units_loses_only_units_in_flight(
     tmp_path, words_of, undisturbed, n_processes, victim, seed

@@ -293,7 +293,8 @@ QUICK, ALL = "correlation,rsa", "correlation,rsa,ridge"
 
 def arrangements():
     """Processes x devices; all of them with every metric, some with less in every run of the tests."""
-    yield from [(QUICK, 1, 4), (QUICK, 2, 2)]
+    yield QUICK, 2, 2
+    yield pytest.param(QUICK, 1, 4, marks=pytest.mark.slow)
     for n_processes, n_devices in ((1, 4), (1, 8), (2, 2), (4, 1)):
         yield pytest.param(ALL, n_processes, n_devices, marks=pytest.mark.slow)
 
