@@ -238,6 +238,7 @@ class Setup:
             "model.stored.path": self.features,
             "metric": f"[{metrics}]",
             "mesh.targets_per_call": 4,
+            "mesh.target": None,
             "mesh.fits_per_call": 2,
             "output": output,
             "+averages": "[{name: early, channels: [Pz, Oz], start_s: -0.1, stop_s: -0.04}]",

@@ -9,9 +9,14 @@ import jax
 import numpy as np
 import psutil
 
+from jaxalign.compute.comparators import canonical, packing
 from jaxalign.compute.decompose import scores_by_gram
 from jaxalign.compute.gram import n_pairs
-from jaxalign.compute.held_out import ROWS_PER_PRODUCT
+from jaxalign.compute.held_out import ROWS_PER_PRODUCT, ROWS_PER_SCAN
+from jaxalign.compute.kendall import BLOCK as BLOCK_OF_SIGNS
+from jaxalign.compute.kendall import BLOCK_OF_ACCELERATOR, VARIANTS
+from jaxalign.compute.linalg import basis_size
+from jaxalign.compute.measures import measure_of
 from jaxalign.compute.trace import BLOCK, COLUMNS
 from jaxalign.contracts import Design, MeshConfig, Metric
 from jaxalign.errors import ConfigError
@@ -31,6 +36,12 @@ FITS = (1, 2, 4, 8, 16, 32)
 AHEAD = 2
 """Calls that are prepared while one computes: one is read, one waits on the devices."""
 
+RANKING = 12
+"""Copies of the entries of RDMs that ranking them takes: values and places sorted, where ties begin and end (measured)."""
+
+PER_CELL = 6
+"""Numbers of a cell in the results, those of the folds apart."""
+
 OF_COLUMN = ("features", "scaled features", "Gram matrices")
 """Buffers of the devices that decompose features: one for each place on the fit axis, however many share the targets."""
 
@@ -39,7 +50,7 @@ LIBRARIES = int(0.75 * GIB)
 
 
 def padded_width(width: int) -> int:
-    """The width that a fit is padded to: few widths, at most a quarter more, so that fits of alike width share programs.
+    """The width that a fit is padded to: few widths, above 64 at most a quarter more, so that fits of alike width share programs.
 
     It depends on nothing but the width, so the bytes of a score do not depend on what else is scored.
     """
@@ -47,7 +58,8 @@ def padded_width(width: int) -> int:
         return width
     if width <= 64:
         return max(8, 1 << (width - 1).bit_length())
-    step = next(step for ends, step in ((1024, 64), (2048, 128), (4096, 256), (1 << 62, 512)) if width <= ends)
+    steps = (128, 16), (256, 32), (1024, 64), (2048, 128), (4096, 256), (1 << 62, 512)
+    step = next(step for end, step in steps if width <= end)
     return -(-width // step) * step
 
 
@@ -103,7 +115,7 @@ def choose(
         mesh: sizes that the request fixes.
         limit: bytes that one device may hold.
     Raises:
-        ConfigError: if the smallest tile does not fit; says how much would.
+        ConfigError: if the smallest tile, or the one that the request fixes, does not fit; says how much would.
     """
     ladder = [size for size in (LADDER if shape.side == "responses" else SMALL + LADDER) if size >= shape.n_subjects]
     ladder = ladder or [shape.n_subjects]
@@ -112,7 +124,13 @@ def choose(
     needs = {size: max(total(shape, width, fits, size) for width, fits in per_call.items()) for size in ladder}
     fitting = [size for size in ladder if needs[size] <= limit]
     if mesh.targets_per_call is not None:
-        return Sizes({kind: max(1, mesh.targets_per_call // shape.n_subjects) for kind in n_groups}, per_call)
+        n_each = max(1, mesh.targets_per_call // shape.n_subjects)
+        need = max(total(shape, width, fits, n_each * shape.n_subjects) for width, fits in per_call.items())
+        if need > limit:
+            raise ConfigError(
+                f"metric.{name} needs {need / GIB:.3g} GiB per device for mesh.targets_per_call={mesh.targets_per_call}; {limit / GIB:.3g} GiB may be used. Set mesh.memory_gib={need / GIB * 1.05:.3g} if the device has it, or ask for fewer targets per call."
+            )
+        return Sizes(dict.fromkeys(n_groups, n_each), per_call)
     if not fitting:
         need = needs[smallest]
         raise ConfigError(
@@ -166,28 +184,75 @@ def of_call(shape: Shape, width: int, n_fits: int, n_targets: int) -> dict[str, 
         name of a buffer -> bytes; copies that are on their way while a call computes are included.
     """
     metric, n_rows = shape.metric, shape.n_rows
-    n_labellings = metric.n_permutations + 1
-    n_cells = n_targets * (1 + (shape.n_subjects > 1) / shape.n_subjects)
-    null = int(n_labellings * n_fits * len(metric.statistics) * n_cells)
-    out = {"labellings": FLOAT * n_labellings * n_rows, "null (scores, z, tested)": FLOAT * 3 * null}
-    placed = 1 + AHEAD
+    n_labellings, n_subjects = metric.n_permutations + 1, shape.n_subjects
+    n_groups = n_targets // n_subjects
+    n_cells = n_targets + (n_groups if n_subjects > 1 else 0)
+    n_scores = n_fits * len(metric.statistics) * n_cells
+    n_maxima = n_fits * len(metric.statistics) * 2 * (n_subjects + 1) * n_labellings
+    out = {
+        "labellings": FLOAT * n_labellings * n_rows,
+        "null (scores, z, tested)": FLOAT * _copies_of_null(shape) * n_labellings * n_scores,
+        # One call computes while the results of the one before are copied.
+        "results": FLOAT * 2 * ((PER_CELL + getattr(metric, "n_outer", PER_CELL)) * n_scores + n_maxima),
+    }
+    if n_subjects > 1:  # weights of the mean over subjects, and which of them are not 0
+        out["means over subjects"] = FLOAT * (2 + AHEAD) * n_targets * n_groups
     if shape.side == "responses":
-        out |= {"features": FLOAT * placed * n_fits * n_rows * max(width, 1)}
-        out |= {"responses": FLOAT * (placed + 1) * n_rows * n_targets}
+        out["features"] = FLOAT * (1 + AHEAD) * n_fits * n_rows * max(width, 1)
+        out["responses"] = FLOAT * (2 + AHEAD) * n_rows * n_targets
         return out | (_of_ridge if metric.uses_folds else _of_correlation)(shape, max(width, 1), n_fits, n_targets)
-    # Given RDMs hold pairs; a similarity measure keeps whole matrices, or patterns when these are larger.
-    entries = n_pairs(n_rows) if metric.takes_rdms else n_rows * max(n_rows, width)
     given = n_pairs(n_rows) if shape.side == "rdms" else n_rows * shape.n_channels
     features = n_rows * width if width else n_pairs(n_rows)
-    out["features"] = FLOAT * n_fits * (placed * features + 3 * entries)
-    out["responses"] = FLOAT * placed * given * n_targets
-    out["matrices of responses"] = FLOAT * 5 * entries * n_targets
-    out["relabelled copies"] = FLOAT * COLUMNS * (BLOCK + 2 * max(n_fits, n_targets))
-    return out
+    # Patterns are taken by row and then item by item: two copies beside what is given.
+    out["features"] = FLOAT * (3 + AHEAD) * n_fits * features
+    out["responses"] = FLOAT * (3 + AHEAD) * n_targets * given
+    return out | _of_geometry(shape, width, n_fits, n_targets)
+
+
+def _copies_of_null(shape: Shape) -> int:
+    """Copies of the null that a summary takes (measured: 6.0, 2.0 and 4.0 at most): XLA fuses differently in each case."""
+    if shape.n_subjects > 1:
+        return 4
+    return 6 if shape.side == "responses" else 3
 
 
 def _of_correlation(shape: Shape, width: int, n_fits: int, n_targets: int) -> dict[str, int]:
-    return {"relabelled features": FLOAT * 2 * n_fits * shape.n_rows * COLUMNS}
+    return {"relabelled features": FLOAT * 2 * (shape.metric.n_permutations + 1) * shape.n_rows}
+
+
+def _of_geometry(shape: Shape, width: int, n_fits: int, n_targets: int) -> dict[str, int]:
+    """Bytes of comparing matrices: what is kept of each side, the form that is multiplied, and relabelled copies of it."""
+    metric: Any = shape.metric
+    n, n_both = shape.n_rows, n_fits + n_targets
+    if not metric.takes_rdms:
+        kept = [n_items * _base(shape, wide) for n_items, wide in ((n_fits, width), (n_targets, shape.n_channels))]
+        out = {"matrices": FLOAT * 2 * sum(kept)}
+        form = measure_of(metric.measure)[1].packing
+        if form is None:  # one pair of sides at a time: what is made of them, and their product
+            return out | {"pairs": FLOAT * (3 * sum(kept) + 4 * max(n, width) * max(n, shape.n_channels))}
+    else:
+        out, form = {"matrices": FLOAT * 2 * n_pairs(n) * n_both}, canonical(metric.comparator)
+        ranks = FLOAT * RANKING * n_pairs(n) * n_both if form in (*VARIANTS, "spearman", "rho-a") else 0
+        if form in VARIANTS:
+            block = BLOCK_OF_SIGNS if jax.default_backend() == "cpu" else BLOCK_OF_ACCELERATOR
+            return out | {"ranks": ranks, "signs": FLOAT * (12 * n_pairs(n) * n_fits + 3 * block**2 * n_both)}
+        form = packing(form)
+    length = {"triangle": n_pairs(n), "gram": n_pairs(n) + n, "full": n * n}[form]
+    n_moved = min(n_fits, n_targets)
+    n_side_by_side = min(max(COLUMNS // n_moved, 1), metric.n_permutations + 1)
+    n_columns, block = n_side_by_side * n_moved, min(BLOCK, length)
+    packed = FLOAT * (3 * length * n_both + n * n * (1 + n_moved))
+    # Places, the copies gathered from there, the same in the order of the product; and sums of products.
+    copies = FLOAT * (block * (n_side_by_side + 2 * n_columns) + 3 * max(n_fits, n_targets) * n_columns)
+    out |= {"packed matrices": packed, "relabelled copies": copies}
+    # RDMs are ranked before anything is relabelled.
+    return out | ({"ranks": max(0, ranks - packed - copies)} if metric.takes_rdms else {})
+
+
+def _base(shape: Shape, width: int) -> int:
+    """Numbers that a similarity measure keeps of the patterns of one fit or target: a matrix, or the patterns."""
+    metric: Any = shape.metric
+    return shape.n_rows * (width if measure_of(metric.measure)[1].base in ("columns", "shape") else shape.n_rows)
 
 
 def _of_ridge(shape: Shape, width: int, n_fits: int, n_targets: int) -> dict[str, int]:
@@ -200,16 +265,30 @@ def _of_ridge(shape: Shape, width: int, n_fits: int, n_targets: int) -> dict[str
     splits = fold.n_outer * (fold.n_inner * (side + held_out) + side + fold.n_test) * rank
     # Tall splits need the features again, for their products with responses.
     kept = shape.n_rows * width if width <= fold.n_train else 0
-    n_chosen = max(fold.n_test_inner, fold.n_test, min(shape.n_rows, ROWS_PER_PRODUCT))
+    # Predictions by several penalties go through one product until it has enough rows; a basis of filters goes row by row.
+    is_together = not by_gram and not _n_basis(shape)
+    n_together = fold.n_test_inner * min(fold.n_alphas, max(1, ROWS_PER_PRODUCT // fold.n_test_inner))
+    is_refined, is_conservative = (getattr(shape.metric, name, 0) for name in ("n_refinements", "conservative"))
+    searched = 2 * fold.n_inner * (rank + held_out) if is_refined else 0
     return {
         "decompositions": FLOAT * n_fits * (splits + kept),
         "scaled features": FLOAT * 3 * shape.n_rows * width,
         "Gram matrices": FLOAT * (fold.n_inner + 6) * side * side,
         "products with responses": FLOAT * (fold.n_inner + 4) * side * n_targets,
-        "training responses": FLOAT * (2 if width > fold.n_train else 1) * fold.n_train * n_targets,
-        "predictions": FLOAT * 4 * n_chosen * n_targets,
-        "criterion per penalty": FLOAT * 2 * (fold.n_inner + 1) * fold.n_alphas * n_targets,
+        "training responses": FLOAT * 2 * fold.n_train * n_targets,
+        # Truth and prediction, and both centred, for r and for r2: 9 copies (measured) of the rows that score.
+        "predictions": FLOAT * max(9 * fold.n_test, 3 * is_together * n_together) * n_targets,
+        "held-out responses": FLOAT * 4 * fold.n_test_inner * n_targets,
+        "filtered responses": FLOAT * (rank + ROWS_PER_SCAN) * _n_basis(shape) * n_targets,
+        "kept for the search": FLOAT * searched * n_targets,
+        "criterion per penalty": FLOAT * (4 if is_conservative else 2) * (fold.n_inner + 1) * fold.n_alphas * n_targets,
     }
+
+
+def _n_basis(shape: Shape) -> int:
+    """Filters that stand for those of many penalties on inner folds; 0 where there are too few penalties for that."""
+    alphas, by = (getattr(shape.metric, name, "") for name in ("alpha_values", "choose_by"))
+    return basis_size(np.asarray(alphas), np.dtype(np.float32)) if alphas and by == "folds" else 0
 
 
 @dataclass(frozen=True)
