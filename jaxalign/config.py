@@ -33,6 +33,10 @@ LONGEST_NAME = 200
 """Bytes of a folder's name in a sweep; file systems end at 255, and temporary files add to theirs."""
 
 
+MEMORY = ("memory_gib", "host_memory_gib")
+"""Options of the mesh that are gibibytes and no whole numbers."""
+
+
 def conf_folder() -> Path:
     """The folder of YAML files: inside the installed package, or at the top of a checkout.
 
@@ -156,17 +160,17 @@ def _check_choices(run: RunConfig) -> None:
 def _check_ranges(run: RunConfig) -> None:
     """Refuse numbers that mean nothing."""
     least: dict[str, tuple[int | None, int]] = {"seed": (run.seed, 0), "n_ceiling_splits": (run.n_ceiling_splits, 1)}
-    least |= {f"mesh.{name}": (value, 1) for name, value in vars(run.mesh).items() if name != "memory_gib"}
+    least |= {f"mesh.{name}": (value, 1) for name, value in vars(run.mesh).items() if name not in MEMORY}
     least |= {f"metric.{name}.n_permutations": (metric.n_permutations, 0) for name, metric in run.metric.items()}
     least |= {"dist.n_processes": (run.dist.n_processes, 1), "dist.process_id": (run.dist.process_id, 0)}
     least |= {f"dist.{name}": (getattr(run.dist, name), 1) for name in TIMEOUTS}
     for name, (value, smallest) in least.items():
         if value is not None and value < smallest:
             raise ConfigError(f"{name}={value}: a whole number from {smallest} upwards is needed.")
-    if run.mesh.memory_gib is not None and not run.mesh.memory_gib > 0:
-        raise ConfigError(
-            f"mesh.memory_gib={run.mesh.memory_gib}: a number above 0 is needed, or null to ask the device."
-        )
+    for name in MEMORY:
+        value = getattr(run.mesh, name)
+        if value is not None and not value > 0:
+            raise ConfigError(f"mesh.{name}={value}: a number above 0 is needed, or null to ask the machine.")
 
 
 def options(group: str) -> list[str]:
