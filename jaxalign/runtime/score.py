@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxalign.contracts import Metric, Null, RdmSet, RunConfig, Scores
-from jaxalign.runtime import budget, mesh, pipeline, rows, tiles, work
+from jaxalign.runtime import budget, memory, mesh, pipeline, rows, tiles, work
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.meter import METER
 from jaxalign.runtime.null import labellings_of
@@ -200,6 +200,7 @@ def scored(
                 while launched:
                     yield _landed(context, *launched.popleft())
                 features_state = None
+                memory.give_back()
                 features_state = _prepared_features(context, call.features, len(call.block))
             launched.append((call, _launch(context, call, features_state)))
             if len(launched) > 1:
