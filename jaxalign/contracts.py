@@ -392,3 +392,21 @@ class RunConfig:
     report: bool = True
     force: bool = False
     precision: str = "highest"
+
+
+@dataclass(frozen=True)
+class Sound:
+    """One decoded sound, on the host.
+
+    Attributes:
+        values: (n_samples,) float32, channels averaged; 1 is full scale of the file.
+        rate_hz: samples per second.
+    """
+
+    values: np.ndarray
+    rate_hz: int
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the first sample to the end of the last."""
+        return len(self.values) / self.rate_hz

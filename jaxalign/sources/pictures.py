@@ -49,10 +49,13 @@ class Pictures:
 
     def images(self) -> Iterator[np.ndarray]:
         """Stimuli in order, (size_px, size_px, 3) uint8."""
+        return (self.image(index) for index in range(self.n_stimuli))
+
+    def image(self, index: int) -> np.ndarray:
+        """One stimulus, (size_px, size_px, 3) uint8."""
         originals = _originals()
-        for index in range(self.n_stimuli):
-            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, index])))
-            yield _cut(originals[index % len(originals)][1], self.size_px, rng)
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, index])))
+        return _cut(originals[index % len(originals)][1], self.size_px, rng)
 
 
 @cache
