@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
@@ -32,6 +35,8 @@ TIMEOUTS = ("initialization_timeout_s", "heartbeat_timeout_s")
 LONGEST_NAME = 200
 """Bytes of a folder's name in a sweep; file systems end at 255, and temporary files add to theirs."""
 
+
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MEMORY = ("memory_gib", "host_memory_gib")
 """Options of the mesh that are gibibytes and no whole numbers."""
@@ -61,9 +66,21 @@ def register() -> None:
     groups = {"model": MODEL_KINDS, "dataset": DATASETS, "metric": METRICS, "stimuli": STIMULI}
     for group, kinds in groups.items():
         for name, kind in kinds.items():
-            schema = OmegaConf.structured(kind)
-            OmegaConf.set_readonly(schema, False)  # frozen for jit, open for YAML
-            store.store(group=f"{group}/schema", name=name, node=schema)
+            store.store(group=f"{group}/schema", name=name, node=schema_of(kind))
+
+
+def schema_of(kind: Any) -> DictConfig:
+    """A dataclass as a schema: frozen for jit, open for YAML, and so is every dataclass inside it."""
+    schema: DictConfig = OmegaConf.structured(kind)
+    _open(schema)
+    return schema
+
+
+def _open(node: DictConfig) -> None:
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+            _open(node[key])
 
 
 def _add_plugins() -> None:
@@ -88,9 +105,15 @@ def folder_name(overrides: str) -> str:
     return f"{start}-{digest}"
 
 
-def to_run(config: DictConfig) -> RunConfig:
+EXAMPLES = {"dataset": "dataset=n400", "model": "model=[minilm]", "metric": "metric=[ridge,rsa]"}
+"""Parts that a request may need -> how one is chosen."""
+
+
+def to_run(config: DictConfig, needs: Sequence[str] = tuple(EXAMPLES)) -> RunConfig:
     """The composed configuration as dataclasses, checked.
 
+    Args:
+        needs: parts that must be chosen; the others may be left out.
     Raises:
         ConfigError: if a value is of the wrong type or range, or a part of the request is missing.
     """
@@ -100,9 +123,10 @@ def to_run(config: DictConfig) -> RunConfig:
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         raise ConfigError(str(error).strip().splitlines()[0]) from error
     assert isinstance(run, RunConfig)
-    for part, example in (("dataset", "dataset=n400"), ("model", "model=[minilm]"), ("metric", "metric=[ridge,rsa]")):
+    for part, example in EXAMPLES.items():
         value = getattr(run, part)
-        if not value or (part == "dataset" and not dataclasses.is_dataclass(value)):
+        is_chosen = bool(value) and (part != "dataset" or dataclasses.is_dataclass(value))
+        if not is_chosen and part in needs:
             raise ConfigError(
                 f"No {part} is chosen: add {example}, or a whole experiment such as experiment=demo. `jaxalign --help` lists the choices."
             )
@@ -174,8 +198,57 @@ def _check_ranges(run: RunConfig) -> None:
 
 
 def options(group: str) -> list[str]:
-    """Choices of a configuration group, from conf/."""
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+    """Choices of a configuration group, from conf/ and the user's own folder."""
+    return sorted({path.stem for folder in folders() for path in (folder / group).glob("*.yaml")})
+
+
+OWN_FOLDER = "JAXALIGN_CONFIG_DIR"
+"""Environment variable that names a user's own folder of configuration, laid out like conf/; --config-dir names one, too."""
+
+
+def folders() -> list[Path]:
+    """conf/, and the user's own folder in front of it where there is one.
+
+    Raises:
+        ConfigError: if the variable names no folder.
+    """
+    own = os.environ.get(OWN_FOLDER)
+    if not own:
+        return [conf_folder()]
+    if not Path(own).is_dir():
+        raise ConfigError(f"{OWN_FOLDER}={own} is no folder: let it name one that holds model/NAME.yaml.")
+    return [Path(own).resolve(), conf_folder()]
+
+
+def file_of(group: str, name: str) -> Path:
+    """The YAML file of a choice; the user's own comes first.
+
+    Raises:
+        ConfigError: if there is none, with the nearest names.
+    """
+    for folder in folders():
+        if (folder / group / f"{name}.yaml").is_file():
+            return folder / group / f"{name}.yaml"
+    raise ConfigError(f"There is no {group} {name!r}. {nearest(name, options(group))}")
+
+
+def entry_values(group: str, name: str) -> dict[str, Any]:
+    """What the YAML files of a choice say, without its schema: quick, for lists of all choices.
+
+    Returns:
+        Its values, over those of the files that its defaults name; "schema" holds the name of its schema.
+    """
+    values: dict[str, Any] = yaml.load(file_of(group, name).read_text(encoding="utf-8"), Loader=YAML_LOADER)
+    merged: dict[str, Any] = {}
+    for default in values.pop("defaults", []):
+        if default == "_self_":
+            continue
+        path = str(default).removesuffix("@_here_")
+        if path.startswith("schema/"):
+            merged["schema"] = path.removeprefix("schema/")
+        else:
+            merged |= entry_values(f"{group}/{path.rpartition('/')[0]}".rstrip("/"), path.rpartition("/")[2])
+    return merged | values
 
 
 def groups() -> list[str]:

@@ -95,6 +95,9 @@ def top_level_imports(path):
 # Who imports whom.
 
 
+OF_TORCH = ("models/bridge.py", "models/composite.py", "models/flax_vit.py", "models/parity.py")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=names)
 def test_imports_point_one_way(path):
     room = room_of(path)
@@ -131,11 +134,22 @@ def test_the_floor_of_the_house_is_thin(path, packages):
 def test_heavy_packages_are_imported_where_they_are_used(path):
     """torch, transformers and mne wait until a model or a recording is opened; matplotlib until something is drawn.
 
-    scikit-learn's base classes are what estimators are made of.
+    scikit-learn's base classes are what estimators are made of. Modules whose classes are classes of torch import it at once,
+    and are themselves imported where they are used.
     """
     drawing = {"drawing.py", "figures.py", "report.py"} if room_of(path) == "results" else set()
     waiting = {*TORCH, "mne", "sklearn", "skimage", "rich"} | (set() if path.name in drawing else {"matplotlib"})
     waiting -= {"sklearn"} if room_of(path) == "estimators" else set()
+    is_of_torch = path.relative_to(PACKAGE).as_posix() in OF_TORCH
+    waiting -= set(TORCH) if is_of_torch else set()
+    modules = {f"jaxalign.{name.removesuffix('.py').replace('/', '.')}" for name in OF_TORCH}
+    named = {
+        f"{node.module}.{alias.name}"
+        for node in tree_of(path).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    } | {node.module for node in tree_of(path).body if isinstance(node, ast.ImportFrom)}
+    assert is_of_torch or not named & modules
     assert not top_level_imports(path) & waiting
 
 

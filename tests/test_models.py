@@ -17,11 +17,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from jaxalign.compute.pool import POOLINGS, last_token, mean_tokens
+from jaxalign.config import schema_of
 from jaxalign.errors import ConfigError, DataError
 from jaxalign.models import SOURCES, TextEncoder, TinyLvlm, open_source
 from jaxalign.models.hooks import capture, layer_names, to_jax
 from jaxalign.models.lvlm import FAMILIES, weights_sha256
-from jaxalign.models.text import _package_folder
+from jaxalign.models.snapshot import _package_folder
 from jaxalign.models.torchax_import import import_torchax
 
 ROOT = Path(__file__).parents[1]
@@ -39,9 +40,7 @@ def settings_of(name):
     """A model's settings as the program reads them: YAML over the schema of its kind."""
     store = ConfigStore.instance()
     for kind, schema in SOURCES.items():
-        node = OmegaConf.structured(schema)
-        OmegaConf.set_readonly(node, False)
-        store.store(group="model/schema", name=kind, node=node)
+        store.store(group="model/schema", name=kind, node=schema_of(schema))
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return OmegaConf.to_object(compose(overrides=[f"+model={name}"]).model[name])
 
@@ -294,9 +293,9 @@ def test_pair_features_are_both_their_difference_and_their_product(minilm):
 def test_last_layer_is_the_mask_weighted_mean_of_the_last_hidden_state(minilm):
     import torch
 
-    inputs = minilm.tokenizer([pair["cue"] for pair in PAIRS], padding=True, return_tensors="pt")
+    inputs = minilm.processing.tokenizer([pair["cue"] for pair in PAIRS], padding=True, return_tensors="pt")
     with torch.no_grad():
-        hidden = minilm.model(**inputs).last_hidden_state.double().numpy()
+        hidden = minilm.torch_module(**inputs).last_hidden_state.double().numpy()
     weight = inputs["attention_mask"].numpy()[:, :, None]
     expected = (hidden * weight).sum(axis=1) / weight.sum(axis=1)
     found = minilm.activations(PAIRS)["encoder.layer.5", "mean"][:, :384]

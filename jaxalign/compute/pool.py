@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def _at_least_float32(tokens: jax.Array) -> jax.Array:
@@ -41,9 +42,36 @@ def last_token(tokens: jax.Array, is_token: jax.Array) -> jax.Array:
     return jnp.where(is_token.any(axis=1)[:, None], row, jnp.nan)
 
 
-# "image_mean" and "mean" are one computation under two masks: the image's tokens, or every token of the stimulus.
+def time_bins(tokens: jax.Array, is_token: jax.Array, frame_s: float, bin_s: float, n_bins: int) -> jax.Array:
+    """Frames in bins of time: the mean of the frames whose centres lie in a bin; the frame that covers its centre if none does.
+
+    Args:
+        tokens: (n_batch, n_frames, n_units), any unit; frame k lasts from k * frame_s to (k + 1) * frame_s.
+        is_token: (n_batch, n_frames) bool, frames of the sound; false where it is padded.
+        frame_s: duration of a frame in seconds.
+        bin_s: width of a bin in seconds.
+        n_bins: how many bins, from time 0.
+    Returns:
+        (n_batch, n_bins, n_units), float32 (float64 where given); NaN in bins behind the last frame.
+    """
+    n_frames = tokens.shape[1]
+    # A hundredth of a frame more, so that a centre on the edge of two bins is in the later one whatever the rounding.
+    bin_of = np.floor(((np.arange(n_frames) + 0.5) * frame_s + 0.01 * frame_s) / bin_s)
+    weights = (bin_of[None, :] == np.arange(n_bins)[:, None]).astype(np.float32)
+    centre = np.minimum((np.arange(n_bins) + 0.5) * bin_s / frame_s, n_frames - 0.5).astype(int)
+    is_empty = weights.sum(axis=1) == 0
+    in_reach = (np.arange(n_bins) + 0.5) * bin_s < n_frames * frame_s
+    weights[is_empty & in_reach, centre[is_empty & in_reach]] = 1
+    kept = jnp.where(is_token[:, :, None], _at_least_float32(tokens), 0)
+    sums = jnp.einsum("kt,btd->bkd", weights.astype(kept.dtype), kept, precision="highest")
+    counts = jnp.einsum("kt,bt->bk", weights, is_token.astype(np.float32), precision="highest")
+    return jnp.where(counts[:, :, None] > 0, sums / jnp.maximum(counts, 1)[:, :, None], jnp.nan)
+
+
+# "image_mean", "audio_mean" and "mean" are one computation under two masks: the tokens of the medium, or every token.
 POOLINGS: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "image_mean": mean_tokens,
+    "audio_mean": mean_tokens,
     "mean": mean_tokens,
     "last": last_token,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,9 @@ from jaxalign.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     import torch
+
+Outputs = dict[str, Any]
+"""Name of a layer -> its hidden states, as tensors of torch."""
 
 
 class Pooled(NamedTuple):
@@ -55,18 +58,36 @@ def _members(model: torch.nn.Module, path: str) -> list[str]:
     return members
 
 
+class Point(NamedTuple):
+    """Where an activation is read.
+
+    Attributes:
+        name: of the layer in rows.
+        module: path of the module that is hooked.
+        reads: its "output", or its "input".
+    """
+
+    name: str
+    module: str
+    reads: str = "output"
+
+
 @contextmanager
-def capture(model: torch.nn.Module, layers: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+def capture(model: torch.nn.Module, layers: Sequence[str | Point]) -> Iterator[Outputs]:
     """Collect the outputs of named layers during the forward passes inside the block; hooks never outlive it.
 
+    Args:
+        model: the network.
+        layers: module paths, or points that have names of their own and may read inputs.
     Yields:
-        A dictionary, filled by each forward pass: layer -> output, such as (n_batch, n_tokens, n_units).
+        A dictionary, filled by each forward pass: name -> hidden states, such as (n_batch, n_tokens, n_units). A module
+        that is called several times in one pass keeps its last.
     Raises:
         ConfigError: if the network has no such layer.
     """
-    names = layer_names(model, layers)
-    outputs: dict[str, torch.Tensor] = {}
-    handles = [model.get_submodule(name).register_forward_hook(_keep(outputs, name)) for name in names]
+    points = [point for layer in layers for point in _points(model, layer)]
+    outputs: Outputs = {}
+    handles = [_hooked(model.get_submodule(point.module), point, outputs) for point in points]
     try:
         yield outputs
     finally:
@@ -74,13 +95,33 @@ def capture(model: torch.nn.Module, layers: Sequence[str]) -> Iterator[dict[str,
             handle.remove()
 
 
-def _keep(outputs: dict[str, torch.Tensor], name: str) -> Callable[..., None]:
-    """A forward hook that stores a layer's hidden states; some layers return them first in a tuple."""
+def _points(model: torch.nn.Module, layer: str | Point) -> list[Point]:
+    if isinstance(layer, Point):
+        return [layer]
+    return [Point(name, name) for name in layer_names(model, [layer])]
 
-    def hook(_module: torch.nn.Module, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-        outputs[name] = output[0] if isinstance(output, tuple) else output
 
-    return hook
+def _hooked(module: torch.nn.Module, point: Point, outputs: Outputs) -> Any:
+    """Register the hook of a point; it stores hidden states under the point's name."""
+
+    def after(_module: torch.nn.Module, _inputs: object, output: Any) -> None:
+        outputs[point.name] = hidden_states(output)
+
+    def before(_module: torch.nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        outputs[point.name] = inputs[0] if inputs else options["hidden_states"]
+
+    if point.reads == "input":
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+    return module.register_forward_hook(after)
+
+
+def hidden_states(output: Any) -> Any:
+    """The tensor of hidden states in what a module returns: itself, or the first of a tuple, list or output object."""
+    import torch
+
+    while not isinstance(output, torch.Tensor):
+        output = output[0]
+    return output
 
 
 def to_jax(tensor: torch.Tensor) -> jax.Array:

@@ -170,10 +170,14 @@ class LvlmSource:
     wanted: tuple[Pooled, ...]
 
     takes = "image"
+    bin_s = None
 
     @property
     def batch_size(self) -> int:
         return self.settings.batch_size
+
+    def bucket(self, _duration_s: float) -> float:
+        return 0.0
 
     @property
     def fits(self) -> tuple[Fit, ...]:

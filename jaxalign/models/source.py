@@ -14,6 +14,8 @@ class ActivationSource(Protocol):
     Attributes:
         fits: one per layer and pooling, in the model's own order.
         takes: kind of stimulus, "image" or "text".
+        bin_s: width of a time bin where every stimulus becomes a row per bin; None for one row per stimulus.
+        bucket: of a sound's duration: sounds of one bucket are computed in one compiled program.
         batch_size: how many stimuli every call is given.
         identity: everything that decides the numbers (weights, inputs, library versions), as JSON values.
     """
@@ -26,6 +28,11 @@ class ActivationSource(Protocol):
 
     @property
     def batch_size(self) -> int: ...
+
+    @property
+    def bin_s(self) -> float | None: ...
+
+    def bucket(self, duration_s: float) -> float: ...
 
     @property
     def identity(self) -> dict[str, Any]: ...

@@ -1,0 +1,392 @@
+"""Stimuli to network inputs: the checkpoint's own processor, one fixed shape per batch, and where each token stands."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from jaxalign.errors import ConfigError, DataError
+from jaxalign.models.layers import Tokens
+from jaxalign.models.snapshot import LOCAL
+from jaxalign.models.sound import resampled
+
+if TYPE_CHECKING:
+    import torch
+
+    from jaxalign.contracts import Sound
+    from jaxalign.models.network import Network
+
+AUDIO_EDGES_S = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 30.0)
+"""Sounds are padded to the next of these durations: as many programs are compiled as buckets are used."""
+
+EXAMPLE_PX = 448
+"""Edge of the grey picture that shapes are found with, where the entry names no image_size."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a network is called with.
+
+    Attributes:
+        traced: inputs that vary from batch to batch.
+        static: inputs that are constants of the compiled program, as plain tensors.
+        tokens: where the tokens of the language sequence stand.
+        n_batch: stimuli.
+        n_bins: time bins per stimulus; 0 for images.
+    """
+
+    traced: dict[str, np.ndarray]
+    static: dict[str, torch.Tensor]
+    tokens: Tokens
+    n_batch: int
+    n_bins: int = 0
+
+    @cached_property
+    def signature(self) -> tuple[Any, ...]:
+        """Batches of one signature run in one compiled program."""
+        static = tuple(
+            (name, tuple(value.shape), value.numpy().tobytes()) for name, value in sorted(self.static.items())
+        )
+        traced = tuple((name, value.shape, str(value.dtype)) for name, value in sorted(self.traced.items()))
+        return static, traced, self.n_batch, self.n_bins, self.tokens.is_token.shape
+
+
+class Processing(Protocol):
+    """Stimuli -> batches of one shape, and a batch to find shapes with."""
+
+    def batches(self, stimuli: Sequence[Any], n_chunks: int) -> list[Batch]: ...
+
+    def example(self, n_batch: int) -> Batch: ...
+
+
+def processor_of(folder: Path) -> Any:
+    """The processor that a checkpoint carries: for images or sounds, with its tokenizer where there is a prompt.
+
+    Raises:
+        DataError: if the folder carries none that this transformers can build.
+    """
+    from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor
+
+    problems = []
+    for kind in (AutoProcessor, AutoImageProcessor, AutoFeatureExtractor):
+        try:
+            return kind.from_pretrained(folder, **LOCAL)
+        except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
+            problems.append(f"{kind.__name__}: {str(error).splitlines()[0]}")
+    raise DataError(
+        f"{folder} carries no processor that can be built here ({'; '.join(problems)}). Copy preprocessor_config.json, "
+        "processor_config.json and the tokenizer's files into it."
+    )
+
+
+def media_token_id(settings: Network, config: Any) -> int | None:
+    """The id that stands for the medium in input_ids; None where media take no place in the prompt.
+
+    Raises:
+        ConfigError: if the configuration has no such attribute.
+    """
+    if not settings.media_token:
+        return None
+    value = config
+    for name in settings.media_token.split("."):
+        value = value.get(name) if isinstance(value, dict) else getattr(value, name, None)
+    if not isinstance(value, int):
+        raise ConfigError(
+            f"The configuration of '{settings.name}' has no id at media_token='{settings.media_token}' (found {value!r}): "
+            "name the attribute of config.json that holds it, such as image_token_id."
+        )
+    return value
+
+
+# Images
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures through the processor of a vision-language model or of a bare vision encoder."""
+
+    settings: Network
+    processor: Any = field(repr=False)
+    token_id: int | None
+    accepted: frozenset[str]
+
+    def batches(self, stimuli: Sequence[np.ndarray], n_chunks: int) -> list[Batch]:
+        """Pictures (height, width, 3) uint8 of any size -> n_chunks batches.
+
+        Raises:
+            DataError: if a picture is of another kind.
+            ConfigError: if the processor refuses the prompt, or the prompt lacks the image token.
+        """
+        pictures = [
+            fitted(_checked(picture, index, self.settings), self.settings) for index, picture in enumerate(stimuli)
+        ]
+        n_batch = len(pictures) // n_chunks
+        return [self._batch(pictures[start : start + n_batch]) for start in range(0, len(pictures), n_batch)]
+
+    def example(self, n_batch: int) -> Batch:
+        """Grey pictures."""
+        size = self.settings.image_size or (EXAMPLE_PX, EXAMPLE_PX)
+        return self._batch([np.full((*size, 3), 128, np.uint8)] * n_batch)
+
+    def _batch(self, pictures: list[np.ndarray]) -> Batch:
+        n_batch = len(pictures)
+        made = self._processed(pictures)
+        if "input_ids" not in made:
+            none = np.ones((n_batch, 1), bool)
+            return _split(self.settings, made, Tokens(none, none), n_batch)
+        ids = made["input_ids"].numpy()
+        is_media = np.zeros(ids.shape, bool) if self.token_id is None else ids == self.token_id
+        self._check_prompt(is_media)
+        mask = made.get("attention_mask")
+        is_token = np.ones(ids.shape, bool) if mask is None else mask.numpy().astype(bool)
+        return _split(self.settings, made, Tokens(is_token, is_media), n_batch)
+
+    def _processed(self, pictures: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        import torch
+        from PIL import Image
+
+        images = [Image.fromarray(picture) for picture in pictures]
+        has_prompt = hasattr(self.processor, "tokenizer")
+        try:
+            if has_prompt:
+                nested = [[image] for image in images]
+                prompts = [self.settings.prompt] * len(images)
+                made = self.processor(images=nested, text=prompts, return_tensors="pt", padding=True)
+            else:
+                made = self.processor(images=images, return_tensors="pt")
+        except (ValueError, IndexError) as error:
+            raise ConfigError(
+                f"The processor of '{self.settings.name}' refuses its pictures with the prompt {self.settings.prompt!r}: {error}"
+            ) from error
+        return {
+            name: value for name, value in made.items() if name in self.accepted and isinstance(value, torch.Tensor)
+        }
+
+    def _check_prompt(self, is_media: np.ndarray) -> None:
+        counts = is_media.sum(axis=1)
+        if self.token_id is not None and not counts.all():
+            raise ConfigError(
+                f"The prompt of '{self.settings.name}', {self.settings.prompt!r}, gives {counts.min()} image tokens (id "
+                f"{self.token_id}): it must hold the processor's placeholder "
+                f"{getattr(self.processor, 'image_token', None)!r} where the image belongs."
+            )
+
+
+def _checked(picture: np.ndarray, index: int, settings: Network) -> np.ndarray:
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
+        raise DataError(
+            f"Image {index} of a batch of '{settings.name}' is {picture.dtype} of shape {picture.shape}: "
+            "give uint8 (height, width, 3), red, green and blue from 0 to 255."
+        )
+    return picture
+
+
+IMAGE_FITS = ("crop", "stretch", "pad")
+
+
+def fitted(picture: np.ndarray, settings: Network) -> np.ndarray:
+    """A picture at the size that the entry names. (height, width, 3) uint8 -> the same of that size"""
+    from PIL import Image, ImageOps
+
+    if settings.image_fit not in IMAGE_FITS:
+        raise ConfigError(f"image_fit='{settings.image_fit}' of '{settings.name}' is unknown: {', '.join(IMAGE_FITS)}.")
+    if settings.image_size is None:
+        return picture
+    height, width = settings.image_size
+    image, bicubic = Image.fromarray(picture), Image.Resampling.BICUBIC
+    if settings.image_fit == "stretch":
+        return np.asarray(image.resize((width, height), bicubic))
+    if settings.image_fit == "pad":
+        return np.asarray(ImageOps.pad(image, (width, height), bicubic, color=(128, 128, 128)))
+    return np.asarray(ImageOps.fit(image, (width, height), bicubic))
+
+
+def _split(settings: Network, made: Mapping[str, torch.Tensor], tokens: Tokens, n_batch: int, n_bins: int = 0) -> Batch:
+    """Floats and what the entry names vary; the rest are constants of the program."""
+    traced = {name: value for name, value in made.items() if value.is_floating_point() or name in settings.traced}
+    static = {name: value for name, value in made.items() if name not in traced}
+    return Batch({name: value.numpy() for name, value in traced.items()}, static, tokens, n_batch, n_bins)
+
+
+# Sounds
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """Sounds through the processor of an audio-language model or of a bare speech encoder.
+
+    The shape of a batch is that of a silent sound as long as the bucket. Where the entry lists masks as traced, a sound
+    is computed as if it were alone: its padding is masked in encoder and language model, and positions skip it. Where it
+    does not, the network hears silence up to the end of the bucket. Pooling runs over the sound alone in both.
+    """
+
+    settings: Network
+    processor: Any = field(repr=False)
+    token_id: int | None
+    accepted: frozenset[str]
+    canonical: dict[float, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    def batches(self, stimuli: Sequence[Sound], n_chunks: int) -> list[Batch]:
+        """Sounds of any rate and length -> n_chunks batches in the bucket of the longest.
+
+        Raises:
+            DataError: if a sound is empty, not finite, or longer than the model takes.
+        """
+        sounds = [self._checked(sound, index) for index, sound in enumerate(stimuli)]
+        edge = self.bucket(max(len(sound) for sound in sounds) / self.rate_hz)
+        n_batch = len(sounds) // n_chunks
+        return [self._batch(sounds[start : start + n_batch], edge) for start in range(0, len(sounds), n_batch)]
+
+    def singles(self, stimuli: Sequence[Sound]) -> list[Batch]:
+        """Every sound as a batch of its own, without any padding that a mask would hide: for torch."""
+        sounds = [self._checked(sound, index) for index, sound in enumerate(stimuli)]
+        edge = self.bucket(max(len(sound) for sound in sounds) / self.rate_hz)
+        return [self._single(sound, edge) for sound in sounds]
+
+    def _single(self, sound: np.ndarray, edge: float) -> Batch:
+        made = self._processed(self._heard(sound, edge))
+        duration_s, n_bins = np.array([len(sound) / self.rate_hz], np.float32), self._n_bins(edge)
+        if "input_ids" not in made:
+            none = np.ones((1, 1), bool)
+            return _split(self.settings, made, Tokens(none, none, duration_s), 1, n_bins)
+        is_token, is_media = self._tokens(made["input_ids"].numpy(), self._n_media([made], duration_s))
+        return _split(self.settings, made, Tokens(is_token, is_media, duration_s), 1, n_bins)
+
+    def _n_bins(self, edge: float) -> int:
+        return math.ceil(edge / self.settings.bin_s - 1e-9)
+
+    def example(self, n_batch: int) -> Batch:
+        """Second-long noise."""
+        noise = np.random.default_rng(0).normal(0, 0.1, round(self.rate_hz)).astype(np.float32)
+        return self._batch([noise] * n_batch, self.bucket(1.0))
+
+    @property
+    def rate_hz(self) -> int:
+        extractor = getattr(self.processor, "feature_extractor", None) or getattr(
+            self.processor, "audio_processor", None
+        )
+        return int(getattr(extractor or self.processor, "sampling_rate", 16000))
+
+    def bucket(self, duration_s: float) -> float:
+        """The duration that a sound is padded to."""
+        edges = [edge for edge in AUDIO_EDGES_S if edge >= duration_s - 1e-9]
+        longest = self.settings.max_audio_s
+        edge = edges[0] if edges else 30.0 * math.ceil(duration_s / 30.0 - 1e-9)
+        return edge if longest is None else min(edge, longest)
+
+    def _checked(self, sound: Sound, index: int) -> np.ndarray:
+        """The sound at the rate of the network, (n_samples,) float32."""
+        values = resampled(sound, self.rate_hz).values
+        duration_s, longest = len(values) / self.rate_hz, self.settings.max_audio_s
+        if not len(values) or not np.isfinite(values).all():
+            n_bad = np.count_nonzero(~np.isfinite(values))
+            raise DataError(
+                f"Sound {index} of a batch of '{self.settings.name}' has {len(values)} samples, {n_bad} of them not finite: "
+                "give a recording with samples that are numbers."
+            )
+        if longest is not None and duration_s > longest + 1e-6:
+            raise DataError(
+                f"Sound {index} of a batch of '{self.settings.name}' lasts {duration_s:.2f} s and the model hears {longest:g} s: "
+                "cut it into shorter stimuli."
+            )
+        return np.array(values)  # a copy that torch may write to
+
+    def _batch(self, sounds: list[np.ndarray], edge: float) -> Batch:
+        import torch
+
+        whole = self._canonical(edge)
+        single = [self._padded(self._processed(self._heard(sound, edge)), whole) for sound in sounds]
+        n_batch, duration_s = len(sounds), np.array([len(sound) / self.rate_hz for sound in sounds], np.float32)
+        made = {
+            name: torch.cat([one[name] for one in single])
+            if value.is_floating_point() or name in self.settings.traced
+            else torch.cat([value] * n_batch)
+            for name, value in whole.items()
+        }
+        n_bins = self._n_bins(edge)
+        if "input_ids" not in made:
+            none = np.ones((n_batch, 1), bool)
+            return _split(self.settings, made, Tokens(none, none, duration_s), n_batch, n_bins)
+        ids = made["input_ids"].numpy()
+        is_token, is_media = self._tokens(ids, self._n_media(single, duration_s))
+        if "attention_mask" in self.settings.traced:
+            made["attention_mask"] = torch.from_numpy(is_token.astype(np.int64))
+        if "position_ids" in self.settings.traced:
+            made["position_ids"] = torch.from_numpy(np.maximum(is_token.cumsum(axis=1) - 1, 0))
+        return _split(self.settings, made, Tokens(is_token, is_media, duration_s), n_batch, n_bins)
+
+    def _heard(self, sound: np.ndarray, edge: float) -> np.ndarray:
+        """The sound, with silence up to the bucket where the network cannot be told of padding."""
+        takes_waves = "input_values" in self.accepted
+        if self.settings.traced or takes_waves:
+            return sound
+        return np.pad(sound, (0, max(0, round(edge * self.rate_hz) - len(sound))))
+
+    def _canonical(self, edge: float) -> dict[str, Any]:
+        """Inputs of a silent sound as long as the bucket."""
+        if edge not in self.canonical:
+            self.canonical[edge] = self._processed(np.zeros(round(edge * self.rate_hz), np.float32))
+        return self.canonical[edge]
+
+    def _processed(self, sound: np.ndarray) -> dict[str, Any]:
+        import torch
+
+        options: dict[str, Any] = {"return_tensors": "pt"}
+        try:
+            if hasattr(self.processor, "tokenizer"):
+                made = self.processor(text=[self.settings.prompt], audio=[sound], **self._rate(), **options)
+            else:
+                made = self.processor(sound, sampling_rate=self.rate_hz, **options)
+        except (ValueError, IndexError) as error:
+            raise ConfigError(
+                f"The processor of '{self.settings.name}' refuses a sound of {len(sound) / self.rate_hz:.2f} s with the prompt "
+                f"{self.settings.prompt!r}: {error}"
+            ) from error
+        inputs = {
+            name: value for name, value in made.items() if name in self.accepted and isinstance(value, torch.Tensor)
+        }
+        if "input_ids" in inputs and not (inputs["input_ids"].numpy() == self.token_id).any():
+            raise ConfigError(
+                f"The prompt of '{self.settings.name}', {self.settings.prompt!r}, gives 0 audio tokens (id {self.token_id}): it "
+                f"must hold the processor's placeholder {getattr(self.processor, 'audio_token', None)!r} where the sound belongs."
+            )
+        return inputs
+
+    def _rate(self) -> dict[str, Any]:
+        """The rate, for processors that want to hear it."""
+        takes = inspect.signature(type(self.processor).__call__).parameters
+        return {"sampling_rate": self.rate_hz} if "sampling_rate" in takes or "kwargs" in takes else {}
+
+    def _padded(self, made: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
+        """Inputs of one sound in the shapes of the bucket, zero behind it; ids as they are."""
+        import torch
+
+        def one(name: str, value: Any) -> Any:
+            sizes = zip(reversed(whole[name].shape), reversed(value.shape), strict=True)
+            gaps = [(0, max(0, target - size)) for target, size in sizes]
+            return torch.nn.functional.pad(value, [side for gap in gaps for side in gap])
+
+        return {
+            name: value if name == "input_ids" else one(name, value) for name, value in made.items() if name in whole
+        }
+
+    def _n_media(self, single: list[dict[str, Any]], duration_s: np.ndarray) -> np.ndarray:
+        """Audio tokens of each sound: what the processor gave it alone; from its duration where it was padded first."""
+        counts = np.array([int((one["input_ids"] == self.token_id).sum()) for one in single])
+        if self.settings.traced or self.settings.language_frame_s is None:
+            return counts
+        own = np.ceil(duration_s / self.settings.language_frame_s - 1e-4).astype(int)
+        return np.minimum(counts, np.maximum(own, 1))
+
+    def _tokens(self, ids: np.ndarray, n_media: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(is_token, is_media): of the audio tokens of a row, the first n_media are the sound's."""
+        placeholder = ids == self.token_id
+        is_media = placeholder & (placeholder.cumsum(axis=1) <= n_media[:, None])
+        return ~placeholder | is_media, is_media
