@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.models import SOURCES
 from jaxalign.models.given import Metadata
 from jaxalign.models.stored import Stored
-from jaxalign.runtime import stream
+from jaxalign.runtime import extraction, stream
 from jaxalign.sources.checks import check_same_stimuli
 from jaxalign.sources.rdm_files import RdmFile
 from jaxalign.sources.simulated import SimulatedEeg
@@ -118,10 +119,45 @@ def gather(run: RunConfig, progress: Any, shared: dict[str, Any] | None = None, 
         features=Bank(tuple(part.read for part in parts), tuple(part.n_resident for part in parts)),
         is_rdm=[part.is_rdm for part in parts],
         model_of=[part.entry for part in parts],
-        groups=None if pictures is None else pictures.groups(),
+        groups=_groups(pictures, stimulus_ids),
         identity={"brain": origin, "models": {part.fit.name: part.identity for part in parts}},
         notes=tuple(dict.fromkeys(part.note for part in parts if part.note)),
     )
+
+
+def extract(run: RunConfig, name: str, progress: Any) -> Path:
+    """Extract one model of a request for its stimuli, or those of its data set, into a store.
+
+    Args:
+        name: of the model's entry.
+        progress: called with a sentence and a fraction done.
+    Returns:
+        The folder of the store.
+    Raises:
+        ConfigError: if the entry is no network, or there are no stimuli of its kind.
+        DataError: if stimuli cannot be read; the rest is kept.
+    """
+    entry = run.model[name]
+    if not isinstance(entry, tuple(SOURCES.values())):
+        raise ConfigError(
+            f"model.{name} is no network: its features come with the recording, or are in a store already."
+        )
+    is_simulator = run.dataset is None or isinstance(run.dataset, SimulatedEeg)
+    stimuli = _stimuli(None if is_simulator else _read(run.dataset), run.stimuli)
+    source = extraction.open_for(entry, stimuli, run.mesh)
+    return extraction.extracted(source, stimuli[source.takes](), run.store, progress)
+
+
+NAME_THEM = "name them by a table with the columns stimulus_id and file (stimuli.table=FILE.csv)."
+
+
+def _groups(stimuli: Any, stimulus_ids: tuple[str, ...]) -> np.ndarray | None:
+    """Groups of the recording's stimuli, in its order; None where the stimulus set has none."""
+    groups = None if stimuli is None else stimuli.groups()
+    if groups is None:
+        return None
+    rows = stream.rows_by_id("The stimulus set", stimuli.ids(), stimulus_ids, NAME_THEM)
+    return groups if rows is None else np.asarray(groups)[rows]
 
 
 @dataclass(frozen=True)
@@ -240,14 +276,22 @@ def _features(name: str, entry: Any, way: _Way) -> Iterator[_Part]:
 
 
 def _from_network(name: str, entry: Any, way: _Way) -> Iterator[_Part]:
+    stimuli = _stimuli(way.brain, way.run.stimuli)
     key = f"network {entry} {hash(way.stimulus_ids)}"
-    source = _once(way.shared, key, lambda: stream.open_for(entry, _stimuli(way.brain, way.run.stimuli)))
+    source = _once(way.shared, key, lambda: extraction.open_for(entry, stimuli, way.run.mesh))
+    if source.bin_s is not None:
+        raise ConfigError(
+            f"model.{name} pools into time bins, so its rows are bins and not the stimuli of this recording. Extract it with "
+            "`jaxalign extract`, and score the store with model=[stored] against a recording of the same bins."
+        )
     if way.is_dry:
         yield from (_Part(fit, _not_read, 0, False, name, source.identity) for fit in source.fits)
         return
-    stimuli = _stimuli(way.brain, way.run.stimuli)
-    folder = stream.extracted(source, stimuli, way.stimulus_ids, way.run.store, way.progress)
-    found = [stream.StoredFit(fit, fit, folder, None, source.identity, "") for fit in source.fits]
+    shown = stimuli[source.takes]()
+    rows = stream.rows_by_id("The stimulus set", shown.ids, way.stimulus_ids, NAME_THEM)
+    note = "" if rows is None else "Stimuli were matched to the recording by their ids, not by their order."
+    folder = extraction.extracted(source, shown, way.run.store, way.progress)
+    found = [stream.StoredFit(fit, fit, folder, rows, source.identity, note) for fit in source.fits]
     yield from _from_store(name, found, way)
 
 
@@ -276,17 +320,17 @@ def _held(values: np.ndarray) -> Callable[[np.ndarray | None], np.ndarray]:
     return lambda rows: values if rows is None else values[rows]
 
 
-def _stimuli(brain: Any, pictures: Any) -> dict[str, Any]:
-    """Functions that give the stimuli anew, by kind: only a model that needs them pays for decoding."""
-    kinds: dict[str, Any] = {}
-    if pictures is not None:
-        kinds["image"] = pictures.images
+def _stimuli(brain: Any, stimuli: Any) -> dict[str, Callable[[], extraction.Shown]]:
+    """Functions that give the stimuli, by kind: only a model that needs them pays for reading them."""
+    kinds: dict[str, Callable[[], extraction.Shown]] = {}
     if isinstance(brain, list) and brain[0].columns:
         columns = {column: [str(value) for value in values] for column, values in brain[0].columns.items()}
-        kinds["text"] = lambda: (
-            {column: values[row] for column, values in columns.items()} for row in range(len(brain[0].stimulus_ids))
-        )
-    return kinds
+
+        def row(index: int) -> dict[str, str]:
+            return {column: values[index] for column, values in columns.items()}
+
+        kinds["text"] = lambda: extraction.Shown(brain[0].stimulus_ids, row)
+    return kinds if stimuli is None else kinds | extraction.shown_by_kind(stimuli)
 
 
 def _from_metadata(name: str, entry: Metadata, way: _Way) -> Iterator[_Part]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -142,3 +142,83 @@ def _compiled(function: Any, mesh: Mesh, in_specs: Any, out_specs: Any, given_aw
     local = jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
     options = None if platform_of(mesh) == "tpu" else SAME_FOR_ANY_NUMBER
     return jax.jit(local, compiler_options=options, donate_argnums=given_away)
+
+
+# Forward passes of networks
+
+STIMULUS, WEIGHT = "stimulus", "weight"
+REPLICATED_SHARE = 0.5
+"""Of a device's memory: weights up to it are on every device, which then computes its own stimuli; others are split."""
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """Every device holds all weights and computes its own part of a batch: the same numbers for any number of devices."""
+
+    mesh: Mesh
+
+    is_manual = True
+
+    @property
+    def n_parallel(self) -> int:
+        """Parts of a batch."""
+        return self.mesh.devices.size
+
+    def weight(self, _name: str, values: np.ndarray) -> jax.Array:
+        """A parameter on every device."""
+        return jax.device_put(values, NamedSharding(self.mesh, P()))
+
+    def batch(self, tree: Any) -> Any:
+        """Inputs split over devices by stimulus."""
+        return jax.device_put(tree, NamedSharding(self.mesh, P(STIMULUS)))
+
+    def compiled(self, function: Any) -> Any:
+        """The function on each device's own stimuli."""
+        specs = (P(), P(STIMULUS))
+        return _compiled(function, self.mesh, specs, P(STIMULUS))
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """Weights split over all devices, each along its longest axis that divides; every device sees the whole batch.
+
+    The compiler gathers what a layer needs. Sums may be split, so the last digits can differ from those of one device.
+    """
+
+    mesh: Mesh
+
+    is_manual = False
+    n_parallel = 1
+
+    def weight(self, _name: str, values: np.ndarray) -> jax.Array:
+        """A parameter, split over devices."""
+        return jax.device_put(values, NamedSharding(self.mesh, self.split(values.shape)))
+
+    def split(self, shape: tuple[int, ...]) -> P:
+        """Over which axis a parameter of this shape is split."""
+        n_devices = self.mesh.devices.size
+        axes = [axis for axis, size in enumerate(shape) if size % n_devices == 0 and size >= n_devices]
+        chosen = max(axes, key=lambda axis: shape[axis]) if axes else None
+        return P(*(WEIGHT if axis == chosen else None for axis in range(len(shape))))
+
+    def batch(self, tree: Any) -> Any:
+        """Inputs on every device."""
+        return jax.device_put(tree, NamedSharding(self.mesh, P()))
+
+    def compiled(self, function: Any) -> Any:
+        """The function as one program over all devices; rows come back on every device."""
+        return jax.jit(function, out_shardings=NamedSharding(self.mesh, P()))
+
+
+def placement(config: MeshConfig, device_bytes: int, n_weight_bytes: int) -> Replicated | Sharded:
+    """Where a network runs, by the bytes of its weights.
+
+    Args:
+        config: which devices.
+        device_bytes: memory that one device may hold.
+        n_weight_bytes: of all weights together.
+    """
+    devices = make_mesh(config).devices.reshape(-1)
+    if len(devices) > 1 and n_weight_bytes > REPLICATED_SHARE * device_bytes:
+        return Sharded(Mesh(devices, (WEIGHT,), axis_types=(AxisType.Auto,)))
+    return Replicated(Mesh(devices, (STIMULUS,), axis_types=(AxisType.Auto,)))

@@ -1,13 +1,12 @@
-"""Stimuli in fixed-size batches through a model, pooled rows into the store, and out of it into the feature bank."""
+"""Features out of a store into the feature bank, by the stimuli of a recording."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,94 +15,13 @@ import numpy as np
 from jaxalign import store
 from jaxalign.contracts import Fit
 from jaxalign.errors import ConfigError, DataError, nearest
-from jaxalign.models import ActivationSource, open_source
 from jaxalign.models.stored import Stored
-from jaxalign.runtime import dist, meter
-
-
-def open_for(entry: Any, stimuli: dict[str, Any]) -> ActivationSource:
-    """The model of an entry, ready to be shown the stimuli of a data set.
-
-    Args:
-        entry: settings of the model.
-        stimuli: kind ("image", "text") -> function that yields the stimuli in order.
-    Raises:
-        ConfigError: if the data set has no stimuli of the kind that the model takes.
-    """
-    source = open_source(entry)
-    if source.takes not in stimuli:
-        has = " and ".join(sorted(stimuli)) or "no stimuli"
-        raise ConfigError(
-            f"{source.fits[0].model} takes {source.takes} stimuli, and this data set has {has}. Choose another model or data set."
-        )
-    return source
-
-
-def extracted(
-    source: ActivationSource,
-    stimuli: dict[str, Callable[[], Iterator[Any]]],
-    stimulus_ids: tuple[str, ...],
-    root: str,
-    progress: Any,
-) -> Path:
-    """The store that holds all layers of a model; they are extracted into it when they are not there.
-
-    Of several processes the first one decides and extracts, and the others wait for it.
-
-    Args:
-        source: the open model.
-        stimuli: kind -> function that yields the stimuli in order.
-        stimulus_ids: names, in the same order.
-        root: folder of stores.
-        progress: called with a sentence and a fraction done.
-    """
-    folder = Path(root) / _store_name(source, stimulus_ids)
-
-    def extract() -> None:
-        if store.matches(folder, source.identity, stimulus_ids, source.fits):
-            return
-        blocks = _extract(source, stimuli[source.takes](), len(stimulus_ids), progress)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        store.write(folder, source.fits, stimulus_ids, source.identity, blocks)
-
-    dist.first_does(extract)
-    return folder
 
 
 def must_be_checked(folder: Path, fit: Fit) -> bool:
     """Whether a stored fit may hold what cannot be scored: NaN or Inf by its manifest, or a single column."""
     entries = [array for array in store.known_manifest(folder)["arrays"] if array["fit"]["layer"] == fit.layer]
     return fit.width == 1 or any(array["n_nonfinite"] for array in entries)
-
-
-def _decoded(stimuli: Iterator[Any], n: int) -> list[Any]:
-    """The next stimuli, at most n."""
-    with meter.METER.stage("decode"):
-        return list(islice(stimuli, n))
-
-
-def _store_name(source: ActivationSource, stimulus_ids: tuple[str, ...]) -> str:
-    """One store per model identity and stimulus order."""
-    content = json.dumps([source.identity, stimulus_ids], sort_keys=True)
-    return f"{source.fits[0].model}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
-
-
-def _extract(
-    source: ActivationSource, stimuli: Iterator[Any], n_stimuli: int, progress: Any
-) -> Iterator[dict[tuple[str, str], np.ndarray]]:
-    """Pooled rows of each batch; the last batch is padded to full size and its padding dropped."""
-    done = 0
-    while batch := _decoded(stimuli, source.batch_size):
-        n_real = len(batch)
-        with meter.METER.stage("forward"):
-            pooled = source.activations(batch + [batch[-1]] * (source.batch_size - n_real))
-            rows = {key: np.asarray(values)[:n_real] for key, values in pooled.items()}
-        yield rows
-        done += n_real
-        progress(f"extract {source.fits[0].model}", done / n_stimuli)
-
-
-# Features that are in a store already
 
 
 @dataclass(frozen=True)
@@ -206,17 +124,37 @@ def _rows_of(folder: Path, content: dict[str, Any], stimulus_ids: Sequence[str])
     """Rows of the store in the order of the stimuli; None when they are all its rows, in order."""
     if content["stimulus_ids_sha256"] == store.hash_ids(stimulus_ids):
         return None
-    held = store.stimulus_ids(folder)
+    return rows_by_id(str(folder), store.stimulus_ids(folder), stimulus_ids)
+
+
+IMPORT_AGAIN = "import the features again with ids= a file of the recording's stimulus ids."
+
+
+def rows_by_id(
+    where: str, held: Sequence[str], stimulus_ids: Sequence[str], remedy: str = IMPORT_AGAIN
+) -> np.ndarray | None:
+    """Which of the held rows belong to the stimuli of a recording; None when they are all, in order.
+
+    Args:
+        where: what holds them, for errors.
+        held: their names.
+        stimulus_ids: (n_stimuli,) of the recording, in its order.
+        remedy: what to do where stimuli are missing.
+    Raises:
+        DataError: if some of the recording's stimuli are missing, or names occur twice.
+    """
+    if tuple(held) == tuple(stimulus_ids):
+        return None
     row_of = {name: row for row, name in enumerate(held)}
     missing = [name for name in stimulus_ids if name not in row_of]
     if missing:
         raise DataError(
-            f"{folder} has {len(held)} stimuli ({held[0]!r}, ...) and lacks {len(missing)} of the {len(stimulus_ids)} of the recording, "
-            f"first {', '.join(map(repr, missing[:3]))}: import the features again with ids= a file of the recording's stimulus ids."
+            f"{where} has {len(held)} stimuli ({held[0]!r}, ...) and lacks {len(missing)} of the {len(stimulus_ids)} of the recording, "
+            f"first {', '.join(map(repr, missing[:3]))}: {remedy}"
         )
     if len(row_of) < len(held):
         raise DataError(
-            f"{folder} names only {len(row_of)} different stimuli in {len(held)} rows: which rows belong to the recording is unknown. Import the features again with unique ids."
+            f"{where} names only {len(row_of)} different stimuli in {len(held)} rows: which rows belong to the recording is unknown. Import the features again with unique ids."
         )
     return np.array([row_of[name] for name in stimulus_ids])
 
