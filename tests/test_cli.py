@@ -76,9 +76,55 @@ def test_help_shows_verbs_choices_and_exit_codes(cli, words):
 def test_models_lists_every_model_and_filters_by_name(cli):
     code, out, _ = cli("models")
     assert code == 0 and len(out.splitlines()) >= 5 and "minilm " in out
-    assert all(len(line.split()) > 5 for line in out.splitlines()), "each model has a description"
-    code, out, _ = cli("models", "tiny")
-    assert code == 0 and {line.split()[0] for line in out.splitlines()} == {"tiny_internvl", "tiny_qwen2_5_vl"}
+    *lines, last = out.splitlines()
+    assert all(len(line.split()) > 5 for line in lines), "each model has a description"
+    assert last.startswith(f"{len(lines)} of {len(lines)} models.")
+    code, out, _ = cli("models", "tiny_")
+    *lines, last = out.splitlines()
+    assert code == 0 and {line.split()[0] for line in lines} == {"tiny_internvl", "tiny_qwen2_5_vl"}
+    code, out, _ = cli("models", "takes=audio", "kind=composite")
+    *lines, last = out.splitlines()
+    assert code == 0 and len(lines) == 8 and any(line.startswith("ultravox_v0_5_1b ") for line in lines)
+    code, _, err = cli("models", "maker=qwen")
+    assert code == 2 and "cannot be filtered by 'maker'" in err
+
+
+def test_models_show_says_all_that_is_known_of_one(cli):
+    code, out, _ = cli("models", "show", "qwen2-audio-7b")
+    assert code == 0
+    for part in ("hub_id: Qwen/Qwen2-Audio-7B", "licence", "model.language_model.layers ", "  32 ", "total: 8.3971"):
+        assert part in out, part
+    code, _, err = cli("models", "show", "qwen2-audio-8b")
+    assert code == 2 and "Nearest: " in err and "qwen2_audio_7b" in err
+    code, _, err = cli("models", "show")
+    assert code == 2 and "takes one name, and 0 were given" in err
+
+
+def test_models_check_compares_jax_with_torch(cli):
+    code, out, _ = cli("models", "check", "qwen2_audio_7b")
+    assert code == 0 and "9 layers agree with torch" in out
+    code, _, err = cli("models", "check", "minilm")
+    assert code == 2 and "no miniature" in err
+
+
+def test_a_users_own_model_is_one_file(cli, tmp_path, monkeypatch):
+    monkeypatch.delenv("JAXALIGN_CONFIG_DIR", raising=False)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(
+        "# @package model.mine\n# LLaVA of our lab.\ndefaults:\n  - schema/network@_here_\n  - architecture/llava@_here_\n"
+        f"  - _self_\nname: mine\npath: {tmp_path}/nowhere\n"
+    )
+    monkeypatch.setenv("JAXALIGN_CONFIG_DIR", str(tmp_path))
+    code, out, _ = cli("models", "mine")
+    assert code == 0 and "LLaVA of our lab." in out
+    code, _, err = cli("extract", "model=[mine]", "stimuli=pictures")
+    assert code == 3 and f"{tmp_path}/nowhere, which does not exist" in err
+    monkeypatch.delenv("JAXALIGN_CONFIG_DIR")
+    code, _, err = cli("extract", "--config-dir", str(tmp_path), "model=[mine]", "stimuli=pictures")
+    assert code == 3 and "nowhere" in err
+    monkeypatch.setenv("JAXALIGN_CONFIG_DIR", f"{tmp_path}/gone")
+    code, _, err = cli("models")
+    assert code == 2 and "gone is no folder" in err
 
 
 # Wrong requests: exit code 2, a sentence, the nearest names.
@@ -92,8 +138,8 @@ N400 = ("dataset=n400", "model=[fas]")
         (("plann",), r"'plann' is no verb.*Nearest: plan\."),
         (("runn", "experiment=demo"), r"'runn' is no verb.*Nearest: run\."),
         (("modle=minilm",), r"no option or group 'modle'\. Nearest: model\b"),
-        (("model=[minlm]",), r"no model 'minlm'\. Nearest: minilm\."),
-        (("model=[fas,minlm]",), r"no model 'minlm'\. Nearest: minilm\."),
+        (("model=[minlm]",), r"no model 'minlm'\. Nearest: minilm"),
+        (("model=[fas,minlm]",), r"no model 'minlm'\. Nearest: minilm"),
         (("metric=[rsaa]",), r"no metric 'rsaa'\. Nearest: rsa"),
         (("dataset=n40",), r"no dataset 'n40'\. Nearest: n400\."),
         (("stimuli=picture",), r"no stimuli 'picture'\. Nearest: pictures\."),

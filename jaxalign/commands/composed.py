@@ -6,8 +6,9 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -37,7 +38,7 @@ def with_run(arguments: list[str], compute: Batch) -> None:
     config.register()
     task = Task(compute)
     main = hydra.main(version_base="1.3", config_path=str(config.conf_folder()), config_name="config")(task)
-    with _argv(_of_this_process(arguments)), _errors_reach_us():
+    with _argv(_of_this_process(with_own_folder(arguments))), _errors_reach_us():
         try:
             main()
         except (HydraException, OmegaConfBaseException) as error:
@@ -75,20 +76,41 @@ def _composed(arguments: list[str]) -> Any:
         raise ConfigError(explain(error)) from error
 
 
-def compose(arguments: list[str]) -> RunConfig:
+def compose(arguments: list[str], needs: Sequence[str] = tuple(config.EXAMPLES)) -> RunConfig:
     """Compose a request without making folders, for verbs that only look.
 
+    Args:
+        needs: parts that must be chosen.
     Raises:
         ConfigError: as `with_run`.
     """
     config.register()
     try:
         with hydra.initialize_config_dir(str(config.conf_folder()), version_base="1.3"):
-            composed = hydra.compose("config", arguments)
+            composed = hydra.compose("config", with_own_folder(arguments))
             OmegaConf.resolve(composed)
-            return config.to_run(composed)
+            return config.to_run(composed, needs)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+
+
+def with_own_folder(arguments: list[str]) -> list[str]:
+    """The arguments, with the user's own folder on Hydra's search path: --config-dir, or the environment variable.
+
+    Raises:
+        ConfigError: if the folder is not there.
+    """
+    rest = list(arguments)
+    for flag in ("--config-dir", "-cd"):
+        if flag in rest:
+            at = rest.index(flag)
+            os.environ[config.OWN_FOLDER] = str(Path(" ".join(rest[at + 1 : at + 2])).resolve())
+            del rest[at : at + 2]
+    for word in [word for word in rest if word.startswith("--config-dir=")]:
+        os.environ[config.OWN_FOLDER] = str(Path(word.partition("=")[2]).resolve())
+        rest.remove(word)
+    own = config.folders()[:-1]
+    return [*rest, *(f"hydra.searchpath=[file://{folder}]" for folder in own)]
 
 
 def explain(error: Exception) -> str:

@@ -20,7 +20,14 @@ def main(arguments: list[str]) -> None:
     for group in config.groups():
         if group != "experiment":
             print(f"  {group}=")
-            for name in config.options(group):
+            names = config.options(group)
+            if group == "model":
+                entries = {name: config.entry_values("model", name) for name in names}
+                names = [name for name, entry in entries.items() if "hub_id" not in entry]
+                print(
+                    f"      {len(entries)} entries (`jaxalign models`, `jaxalign models show NAME`); without a checkpoint of your own:"
+                )
+            for name in names:
                 print(f"      {name:20s} {description(group, name)}")
     print("\nOften changed: output=FOLDER, seed=0, n_permutations=200, dataset.effect=0, report=false, force=true.")
     print("The same command again does only what is missing.")
