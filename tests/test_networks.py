@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxalign.commands.models import settings_of
 from jaxalign.contracts import MeshConfig, Sound
 from jaxalign.errors import ConfigError, DataError
 from jaxalign.models import building, open_source, parity
@@ -21,20 +22,15 @@ TOLERANCE = 2e-4
 COSINE = 0.999
 """bfloat16 has 8 bits; the two engines round differently from layer to layer."""
 
-QUICK = [
-    "llava",
-    "qwen2_5_vl",
-    "idefics3",
-    "paligemma",
-    "mllama",
-    "granite_speech",
-    "qwen2_audio",
-    "composite_ultravox",
-]
-ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in checkpoints.architectures()]
+QUICK = ["llava", "qwen2_5_vl", "granite_speech", "composite_ultravox"]
 LOADED = [*checkpoints.PROCESSORS, *(name for name in checkpoints.architectures() if name.startswith("composite"))]
-LOADED_QUICK = ["llava", "qwen2_5_vl", "qwen2_audio", "composite_ultravox", "wav2vec2", "vit"]
+LOADED_QUICK = ["qwen2_5_vl", "qwen2_audio", "wav2vec2"]
 AUDIO = [name for name in LOADED if checkpoints.architecture(name).traced]
+
+
+def some_now(names, quick):
+    """Some names for the quick tests, the rest for `make test-all`."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
 
 
 def stimuli(entry, seed=0):
@@ -69,7 +65,7 @@ def written(tmp_path_factory):
 # Parity on miniatures, without processors
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", some_now(checkpoints.architectures(), QUICK))
 def test_jax_computes_every_layer_as_torch_does(name):
     found = parity.compare(checkpoints.architecture(name))
     layer, error = found.worst
@@ -77,13 +73,13 @@ def test_jax_computes_every_layer_as_torch_does(name):
     assert error < TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen2_audio", "composite_ultravox"])
+@pytest.mark.parametrize("name", some_now(["llava", "qwen2_5_vl", "qwen2_audio", "composite_ultravox"], ["llava"]))
 def test_bfloat16_follows_torchs_bfloat16(name):
     found = parity.compare(checkpoints.architecture(name), "bfloat16")
     assert min(found.cosines.values()) > COSINE
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl"])
+@pytest.mark.parametrize("name", some_now(["llava", "qwen2_5_vl", "internvl"], ["qwen2_5_vl"]))
 def test_left_padding_is_masked_alike(name):
     import torch
 
@@ -101,7 +97,7 @@ def test_left_padding_is_masked_alike(name):
     assert found.worst[1] < TOLERANCE
 
 
-@pytest.mark.parametrize("name", ["qwen2_audio", "audioflamingo3"])
+@pytest.mark.parametrize("name", some_now(["qwen2_audio", "audioflamingo3"], ["audioflamingo3"]))
 def test_padded_sounds_of_unequal_length_are_masked_alike(name):
     """Masks as constants of the program, as torch sees them."""
     import torch
@@ -120,9 +116,7 @@ def test_padded_sounds_of_unequal_length_are_masked_alike(name):
 # Checkpoints with their processors
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in LOADED_QUICK else pytest.mark.slow) for name in LOADED]
-)
+@pytest.mark.parametrize("name", some_now(LOADED, LOADED_QUICK))
 def test_a_checkpoint_gives_the_same_rows_in_both_engines(written, name):
     """Sounds are padded and masked under JAX, and alone under torch: padding leaves no trace."""
     entry = written(name)
@@ -134,7 +128,10 @@ def test_a_checkpoint_gives_the_same_rows_in_both_engines(written, name):
     for fit in source.fits:
         rows = found[fit.layer, fit.pooling]
         assert (rows.shape, rows.dtype) == ((2, fit.width), jnp.float32)
-        assert np.isfinite(rows).all() and np.ptp(np.asarray(rows), axis=0).max() > 0
+        assert np.isfinite(rows).all()
+        # Layers before the first cross-attention of Mllama see the prompt alone.
+        sees_it = name != "mllama" or "language_model.layers" not in fit.layer or fit.layer.endswith(".2")
+        assert (np.ptp(np.asarray(rows), axis=0).max() > 0) >= sees_it
 
 
 def test_the_checkpoint_decides_the_rows(written, tmp_path):
@@ -166,7 +163,7 @@ def test_the_checkpoint_decides_the_rows(written, tmp_path):
     np.testing.assert_allclose(found["embeddings", "image_mean"], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", AUDIO)
+@pytest.mark.parametrize("name", some_now(AUDIO, ["composite_ultravox"]))
 def test_a_sound_has_the_same_rows_in_any_company_and_bucket(written, name):
     entry = written(name)
     short, long = stimuli(entry)[::-1]
@@ -204,7 +201,7 @@ def sharded(entry, kind):
 
 
 @pytest.mark.parametrize("kind", ["replicated", "split"])
-@pytest.mark.parametrize("name", ["llava", "qwen2_audio"])
+@pytest.mark.parametrize("name", some_now(["llava", "qwen2_audio"], ["llava"]))
 def test_eight_devices_give_the_same_rows(written, devices, name, kind):
     entry = written(name)
     source = sharded(entry, kind)
@@ -249,7 +246,6 @@ def test_a_short_last_batch_is_not_compiled_again(written):
 
 def test_shards_are_read_one_tensor_at_a_time(tmp_path):
     """What is alive at once, beside what is placed: never more than the largest tensor, and one that is being made."""
-    import gc
     import weakref
 
     entry = checkpoints.write(tmp_path, "llava", max_shard_size="60KB")
@@ -260,7 +256,6 @@ def test_shards_are_read_one_tensor_at_a_time(tmp_path):
         n_parallel, is_manual = 1, True
 
         def weight(self, name, values):
-            gc.collect()
             base = values if values.base is None else values.base
             alive.add(id(base))
             weakref.finalize(base, alive.discard, id(base))
@@ -315,6 +310,17 @@ def test_code_in_a_checkpoint_is_refused(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling.Model"}}))
     with pytest.raises(DataError, match="auto_map, which can load code"):
+        entry.open()
+
+
+def test_a_processor_that_needs_torchvision_says_so(tmp_path):
+    from transformers.utils import is_torchvision_available
+
+    entry = checkpoints.write(tmp_path, "llava_pixtral")
+    if is_torchvision_available():
+        assert entry.open().activations(stimuli(entry))
+        return
+    with pytest.raises(DataError, match=r"without a tokenizer.*needs torchvision"):
         entry.open()
 
 
@@ -421,3 +427,58 @@ def test_a_source_says_its_shapes_before_it_reads_weights(written, monkeypatch):
         (fit.layer, fit.pooling): (2, fit.width) for fit in source.fits
     }
     assert [fit.layer_depth for fit in source.fits] == [(at + 1) / 9 for at in range(9)]
+
+
+# Texts
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    """A causal language model in miniature with a tokenizer, as an entry of captions."""
+    folder = tmp_path_factory.mktemp("qwen3")
+    entry = settings_of("qwen3_8b")
+    kind = building.class_named(entry.model_class)
+    building.untrained(kind, building.configuration(kind, entry.tiny.config), "float32", 0).save_pretrained(folder)
+    checkpoints.tokenizer({}).save_pretrained(folder)
+    return replace(entry, path=str(folder), dtype="float32", batch_size=3, layers=("embeddings", "layers", "norm"))
+
+
+CAPTIONS = [
+    {"caption": "a cat", "second": "the picture is a dog"},
+    {"caption": "describe the picture : what is in this image ?", "second": "a dog"},
+    {"caption": "the sound", "second": "a cat in the picture"},
+]
+
+
+def test_a_language_model_gives_rows_of_captions(language_model):
+    """transformers' own forward pass of each caption alone: padding leaves no trace."""
+    import torch
+
+    source = language_model.open()
+    found = source.activations(CAPTIONS)
+    close(replace(language_model, engine="torch").open().activations(CAPTIONS), found)
+    model, tokenizer = source.torch_module, source.processing.tokenizer
+    for at, caption in enumerate(CAPTIONS):
+        with torch.no_grad():
+            out = model(**tokenizer(caption["caption"], return_tensors="pt"), output_hidden_states=True)
+        for layer, hidden in (("embeddings", 0), ("layers.0", 1), ("layers.1", 2), ("norm", 3)):
+            tokens = out.hidden_states[hidden][0].numpy()
+            np.testing.assert_allclose(found[layer, "mean"][at], tokens.mean(0), atol=1e-5)
+            np.testing.assert_allclose(found[layer, "last"][at], tokens[-1], atol=1e-5)
+
+
+def test_a_text_without_tokens_is_refused(language_model):
+    with pytest.raises(DataError, match="1 of 3 texts of the batch, first '', have 0 tokens"):
+        language_model.open().activations([*CAPTIONS[:2], {"caption": ""}])
+
+
+def test_several_captions_are_averaged_at_length_1(language_model):
+    both = replace(language_model, columns=("caption", "second"), combine="mean", normalize=True)
+    found = both.open().activations(CAPTIONS)
+    single = [
+        replace(language_model, columns=(column,), normalize=True).open().activations(CAPTIONS)
+        for column in both.columns
+    ]
+    for key, rows in found.items():
+        np.testing.assert_allclose(rows, (np.asarray(single[0][key]) + np.asarray(single[1][key])) / 2, atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(single[0][key], axis=1), 1, atol=1e-5)

@@ -77,7 +77,7 @@ def _index(lead: tuple[int, ...], own: tuple[int, ...]) -> np.ndarray:
 def _with_causal(mask: Any, is_causal: bool, n_queries: int, n_keys: int) -> jax.Array | None:
     """One mask of at least two axes, or none."""
     if is_causal:
-        causal = np.tril(np.ones((n_queries, n_keys), bool))
+        causal = jnp.arange(n_queries)[:, None] >= jnp.arange(n_keys)  # computed: a constant would be one per layer
         mask = causal if mask is None else jnp.where(causal, mask, False if mask.dtype == bool else -jnp.inf)
     if mask is None:
         return None

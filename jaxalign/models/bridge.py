@@ -17,7 +17,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from torch.nn.utils import parametrize, stateless
 from torch.utils import _mode_utils as mode_utils
 from torch.utils import _pytree as torch_pytree
 
+from jaxalign.errors import ConfigError
 from jaxalign.models.attention import scaled_dot_product_attention
 from jaxalign.models.hooks import Outputs
 from jaxalign.models.torchax_import import import_torchax
@@ -38,6 +39,9 @@ os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
 torchax = import_torchax()
 _tensor = torchax.tensor
 _ops = torchax.ops
+
+LARGE_CONSTANT = 4096
+"""Values from which a constant is kept for its next use."""
 
 TORCH_DTYPES = {bool: torch.bool, int: torch.int64, float: torch.float32}
 """Python types that some model code gives where torch expects a dtype."""
@@ -75,10 +79,14 @@ class Bridge(_tensor.Environment):  # type: ignore[name-defined]
     def __init__(self) -> None:
         super().__init__()
         self.keeps_all = False
+        self.constants: dict[Any, tuple[Any, Any]] = {}
         self._mend_in_place()
         self._mend_indexing()
-        attention = torch.nn.functional.scaled_dot_product_attention
-        self._register(attention, scaled_dot_product_attention, is_jax_function=True)
+        self._register(torch.nn.functional.scaled_dot_product_attention, self._attention, is_jax_function=True)
+        scatter = torch.ops.aten.masked_scatter
+        stock = self._get_op_or_decomp(scatter.default).func
+        for name in (scatter, scatter.default):
+            self._register(name, partial(_masked_scatter, stock), is_jax_function=True)
         self._register(torch.nn.functional.embedding_bag, _embedding_bag, is_jax_function=True)
 
     def _register(
@@ -113,7 +121,23 @@ class Bridge(_tensor.Environment):  # type: ignore[name-defined]
         self._register(torch.Tensor.__getitem__, getitem, is_jax_function=False, is_view_op=True)
 
     def t2j_iso(self, tree: Any) -> Any:
-        return torch_pytree.tree_map_only(torch.Tensor, _lift, tree)
+        return torch_pytree.tree_map_only(torch.Tensor, self._lifted, tree)
+
+    def _lifted(self, value: torch.Tensor) -> Any:
+        """A tensor of either kind as what JAX computes with; a large constant is one, however many layers read it."""
+        if is_traced(value) or value.numel() < LARGE_CONSTANT:
+            return _lift(value)
+        memory = value.untyped_storage().data_ptr(), value.storage_offset()
+        key = (*memory, tuple(value.shape), value.stride(), value.dtype, value._version)
+        if key not in self.constants:
+            self.constants[key] = value, _lift(value)
+        return self.constants[key][1]
+
+    def _attention(self, query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **options: Any) -> Any:
+        """Attention under a mask that is one constant for all layers."""
+        if isinstance(attn_mask, np.ndarray):
+            attn_mask = self.constants.setdefault(id(attn_mask), (attn_mask, jnp.asarray(attn_mask)))[1]
+        return scaled_dot_product_attention(query, key, value, attn_mask, *args, **options)
 
     def dispatch(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         kwargs = dict(kwargs or {})
@@ -125,6 +149,8 @@ class Bridge(_tensor.Environment):  # type: ignore[name-defined]
         is_move = func is torch.Tensor.to or names_device or makes_traced
         if not is_move and not any(is_traced(leaf) for leaf in leaves):
             return _plainly(func, *args, **kwargs)
+        if func is torch.Tensor.expand_as and not is_traced(args[0]):
+            return _plainly(args[0].expand, args[1].shape)  # masks of placeholders stay constants
         if func is torch.Tensor.__getitem__ and not is_traced(args[0]):
             args = (_tensor.Tensor(jnp.asarray(_lift(args[0])), self), *args[1:])
         return super().dispatch(func, types, args, kwargs)
@@ -162,6 +188,31 @@ class Bridge(_tensor.Environment):  # type: ignore[name-defined]
             yield
         finally:
             self.keeps_all = before
+            self.constants.clear()
+
+
+def _masked_scatter(stock: Callable[..., Any], values: Any, mask: Any, source: Any) -> Any:
+    """Rows of a source into the places that a constant mask marks, in order.
+
+    torchax counts through the mask of every unit, which XLA folds while compiling (Audio Flamingo 3, two sounds: 69 s).
+
+    Raises:
+        ConfigError: if there are more places than the source has values for.
+    """
+    if not isinstance(mask, np.ndarray):
+        return stock(values, mask, source)
+    mask = np.broadcast_to(mask, values.shape)
+    is_by_row = values.ndim > 1 and bool((mask == mask[..., :1]).all())
+    width = values.shape[-1] if is_by_row else 1
+    places = np.flatnonzero(mask[..., 0] if is_by_row else mask)
+    rows = source.reshape(-1, width)
+    if len(rows) < len(places):
+        raise ConfigError(
+            f"The prompt has {len(places)} media tokens and the encoder makes {len(rows)}: the processor and the network do not "
+            "belong together, or image_size is one that this network does not take."
+        )
+    flat = values.reshape(-1, width)
+    return flat.at[places].set(rows[: len(places)].astype(values.dtype)).reshape(values.shape)
 
 
 def _embedding_bag(ids: Any, table: Any, per_sample_weights: Any = None, mode: str = "sum", **_options: Any) -> Any:

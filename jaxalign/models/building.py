@@ -100,7 +100,7 @@ def miniature(settings: Network, dtype: str = "float32", seed: int = 0) -> torch
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            if parameter.is_floating_point() and (parameter.abs().max() == 0 or parameter.std() < 0.05):
+            if parameter.is_floating_point() and (parameter.abs().max() == 0 or parameter.std(correction=0) < 0.05):
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.add_((0.05 * noise).to(parameter.dtype))
     return module

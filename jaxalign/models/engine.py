@@ -214,7 +214,9 @@ class NetworkSource:
         settings, dtype = self.settings, jnp.dtype(self.settings.dtype)
         bridge.prepare(self.module)
         forward = forward_of(settings, self.module, self.points, batch.static)
-        captured = bridge.as_function(self.module, forward, keeps_all=bool(settings.traced))
+        captured = bridge.as_function(
+            self.module, forward, keeps_all=settings.takes == "audio" and bool(settings.traced)
+        )
 
         def fn(weights: Any, dynamic: Any) -> dict[tuple[str, str], jax.Array]:
             inputs = {name: _cast(value, dtype) for name, value in dynamic["inputs"].items()}
@@ -368,10 +370,15 @@ def _configuration(settings: Network, kind: Any, folder: Path) -> Any:
 def _processing(settings: Network, module: Any, folder: Path) -> Processing:
     token_id = media_token_id(settings, module.config)
     accepted = building.inputs_taken(module)
-    if settings.takes == "image":
-        return Images(settings, processor_of(folder), token_id, accepted)
-    if settings.kind == "composite":
-        from jaxalign.models.composite import processor_for
+    if settings.kind == "native":
+        processor = processor_of(folder)
+        if settings.parts.language and not hasattr(processor, "tokenizer"):
+            raise DataError(
+                f"{folder} gives a {type(processor).__name__} without a tokenizer, and '{settings.name}' needs a prompt. Copy the "
+                "tokenizer's files into it; if they are there, the processor of this model needs torchvision: install the one "
+                "that belongs to your torch."
+            )
+        return (Images if settings.takes == "image" else Sounds)(settings, processor, token_id, accepted)
+    from jaxalign.models.composite import processor_for
 
-        return Sounds(settings, processor_for(settings, folder, token_id), token_id, accepted)
-    return Sounds(settings, processor_of(folder), token_id, accepted)
+    return Sounds(settings, processor_for(settings, folder, token_id), token_id, accepted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -35,7 +35,7 @@ class Parity:
 
 
 def compare(settings: Network, dtype: str = "float32", changes: Mapping[str, Any] | None = None) -> Parity:
-    """Run the miniature of an entry under torch and under jit, on the same weights and inputs.
+    """Run the miniature of an entry under torch and under jit, on the same weights and inputs; torch runs the class unpatched.
 
     Args:
         settings: the entry.
@@ -50,7 +50,8 @@ def compare(settings: Network, dtype: str = "float32", changes: Mapping[str, Any
     traced = {name: _cast(value, dtype) for name, value in inputs.items() if is_traced(settings, name, value)}
     static = {name: value for name, value in inputs.items() if name not in traced}
     with bridge.torch.no_grad():
-        expected = forward_of(settings, module, points, static)({name: value.clone() for name, value in traced.items()})
+        plain = replace(settings, patches=())
+        expected = forward_of(plain, module, points, static)({name: value.clone() for name, value in traced.items()})
     found = run(settings, module, points, static, traced)
     return Parity(
         {name: _error(np.asarray(found[name]), _wide(value)) for name, value in expected.items()},
@@ -66,7 +67,9 @@ def is_traced(settings: Network, name: str, value: Any) -> bool:
 def run(settings: Network, module: Any, points: Any, static: Any, traced: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The captured layers as JAX computes them. Every value of the module goes there without a copy."""
     forward = forward_of(settings, module, points, static)
-    function = jax.jit(bridge.as_function(module, forward, keeps_all=bool(settings.traced)))
+    function = jax.jit(
+        bridge.as_function(module, forward, keeps_all=settings.takes == "audio" and bool(settings.traced))
+    )
     weights = {name: jax.numpy.asarray(bridge.to_numpy(value)) for name, value in bridge.weights_of(module).items()}
     given = {name: jax.numpy.asarray(bridge.to_numpy(value)) for name, value in traced.items()}
     with jax.default_matmul_precision("highest"):

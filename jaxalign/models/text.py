@@ -194,7 +194,14 @@ class Texts:
         return self._batch(["a"] * (n_batch * len(self.settings.columns)), min(8, self.limit))
 
     def _n_tokens(self, texts: list[str]) -> int:
-        longest = max(len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"])
+        lengths = [len(ids) for ids in self.tokenizer(texts, verbose=False)["input_ids"]]
+        longest = max(lengths)
+        if not min(lengths):
+            empty = texts[lengths.index(0)]
+            raise DataError(
+                f"{lengths.count(0)} of {len(texts)} texts of the batch, first {empty!r}, have 0 tokens for model "
+                f"'{self.settings.name}': a mean over them is not defined. Leave them out or write something."
+            )
         if longest > self.limit:
             raise DataError(
                 f"A text of the batch has {longest} tokens and model '{self.settings.name}' takes {self.limit}: "
