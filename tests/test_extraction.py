@@ -1,14 +1,23 @@
 """Extraction: every row in its place, kept batch by batch, resumed where it stopped, shared out over processes."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 
+import checkpoints
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from jaxalign import store
+from jaxalign import commands, store
+from jaxalign.commands.composed import compose
 from jaxalign.contracts import Fit
 from jaxalign.errors import DataError
+from jaxalign.models import open_source
 from jaxalign.runtime import dist, extraction
 from jaxalign.runtime.extraction import Shown, extracted
 
@@ -179,3 +188,95 @@ def test_processes_share_the_batches_and_the_first_puts_them_together(tmp_path, 
     ]
     extraction._assemble(first, plan, parts, tmp_path / "store")
     np.testing.assert_array_equal(store.read(tmp_path / "store", FIT), expected(30))
+
+
+# From the command line
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    """Folder of a checkpoint in miniature."""
+    folder = tmp_path_factory.mktemp("llava")
+    checkpoints.write(folder, "llava")
+    return folder
+
+
+def request(llava, folder):
+    """A model of the zoo, from its checkpoint."""
+    entry = "model.llava_1_5_7b"
+    words = [f"{entry}.path={llava}", f"{entry}.dtype=float32", f"{entry}.batch_size=4", f"store={folder}/store"]
+    return ["model=[llava_1_5_7b]", *words, "stimuli=pictures", "stimuli.n_stimuli=24"]
+
+
+def test_a_run_extracts_what_is_missing_and_scores_it(llava, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = request(llava, tmp_path)
+    assert commands.main(["extract", *words]) == 0
+    assert "llava_1_5_7b: 24 rows x 9 fits in" in capsys.readouterr().out
+    stored = sorted((tmp_path / "store").rglob("*"))
+    data = ["dataset=simulated_eeg", "dataset.n_subjects=1", "dataset.time_bin_s=0.1", "dataset.n_test=8"]
+    assert (
+        commands.main(
+            ["run", *words, *data, "metric=[rsa]", "n_permutations=20", f"output={tmp_path}/out", "report=false"]
+        )
+        == 0
+    )
+    assert sorted((tmp_path / "store").rglob("*")) == stored, "the store that extract wrote is the one that run reads"
+    table = pq.read_table(
+        tmp_path / "out" / "scores.parquet", columns=["model", "layer", "revision", "value"]
+    ).to_pandas()
+    assert set(table["model"]) == {"llava-1.5-7b"} and table["layer"].nunique() == 9
+    assert table["revision"].str.startswith("sha256-").all() and np.isfinite(table["value"]).all()
+
+
+def test_pictures_of_files_are_matched_by_their_ids(llava, tmp_path, capsys, monkeypatch):
+    """A folder lists pictures in natural order; the recording has them in another, and some are not in it."""
+    from PIL import Image
+
+    from jaxalign.runtime.inputs import gather
+    from jaxalign.sources.image_files import Images
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for at in range(12):
+        Image.fromarray(np.full((30, 30, 3), 20 * at, np.uint8)).save(pictures / f"p{at}.png")
+    words = [word for word in request(llava, tmp_path) if not word.startswith("stimuli")]
+    words += ["stimuli=images", f"stimuli.path={pictures}"]
+    run = compose([*words, "dataset=n400", "metric=[rsa]"])
+    names = tuple(f"p{at}" for at in (7, 2, 11, 5))
+    recording = SimpleNamespace(stimulus_ids=names, columns={}, subject="1", origin={}, is_simulated=False)
+    monkeypatch.setattr("jaxalign.runtime.inputs._read", lambda dataset: [recording])
+    inputs = gather(run, quiet)
+    whole = extracted(
+        open_source(run.model["llava_1_5_7b"]),
+        extraction.shown_by_kind(Images(str(pictures)))["image"](),
+        str(tmp_path),
+        quiet,
+    )
+    for fit in range(3):
+        rows = store.read(whole, inputs.fits[fit])
+        np.testing.assert_allclose(inputs.read(fit), rows[[7, 2, 11, 5]], atol=1e-6 * np.abs(rows).max())
+    assert inputs.notes == ("Stimuli were matched to the recording by their ids, not by their order.",)
+    recording.stimulus_ids = ("p1", "p99")
+    with pytest.raises(DataError, match=r"lacks 1 of the 2 of the recording, first 'p99': name them by a table"):
+        gather(run, quiet)
+
+
+@pytest.mark.slow
+def test_two_processes_extract_the_same_bytes_as_one(llava, tmp_path):
+    words = ["extract", *request(llava, "PLACE")]
+    alone = [word.replace("PLACE", f"{tmp_path}/one") for word in words]
+    both = [word.replace("PLACE", f"{tmp_path}/two") for word in words]
+    root = Path(__file__).parents[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAXALIGN_"))}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    subprocess.run([sys.executable, "-m", "jaxalign", *alone], check=True, env=environment, cwd=root, timeout=300)
+    local = ["bash", str(root / "launch" / "local.sh"), "-n", "2", "--", *both]
+    subprocess.run(local, check=True, env=environment, cwd=root, timeout=300)
+    (first,), (second,) = (
+        [path for path in (tmp_path / name / "store").iterdir() if path.is_dir()] for name in ("one", "two")
+    )
+    assert first.name == second.name
+    for path in sorted(first.rglob("*")):
+        if path.is_file():
+            assert path.read_bytes() == (second / path.relative_to(first)).read_bytes(), path

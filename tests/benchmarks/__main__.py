@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 from jaxalign.runtime.folder import git_revision, versions
-from tests.benchmarks import rdm_bootstrap, ridge, rsa, runtime, sentences
+from tests.benchmarks import models, rdm_bootstrap, ridge, rsa, runtime, sentences
 
 RESULTS = Path(__file__).parent / "results"
 REPEATS = 3
@@ -30,6 +30,7 @@ FILES: dict[str, Any] = {
     "rdm_bootstrap": rdm_bootstrap,
     "sentences": sentences,
     "runtime": runtime,
+    "models": models,
 }
 """Name -> module with `cases(timed)`; `python -m tests.benchmarks NAME` measures one and keeps the results of the others."""
 

@@ -129,15 +129,24 @@ def _case(timed: Callable[..., Any], settings: Network, batch: Batch) -> dict[st
     )
     first, best = seconds["jax"]
     peer = seconds["torch"][1]
+    difference = f"largest difference {error:.1e} of the largest value"
     return {
         "name": f"{settings.name}, batch of {batch.n_batch}, {n_layers} layers captured and pooled",
         "seconds": round(best, 3),
         "first_seconds": round(first, 2),
+        "gflop": round(_gflop(settings, batch), 1),
         "images_per_s": round(batch.n_batch / best, 2),
-        "peers": [{"name": "torch, hooks", "seconds": round(peer, 3), "ratio": round(peer / best, 2)}],
+        "peers": [{"name": "torch, hooks", "seconds": round(peer, 3), "difference": difference}],
         "capture_overhead": round(best / seconds["last"][1] - 1, 3),
-        "accuracy": f"largest difference from torch {error:.1e} of the largest value",
+        "accuracy": f"all layers cost {100 * (best / seconds['last'][1] - 1):.0f} % more than the last alone",
     }
+
+
+def _gflop(settings: Network, batch: Batch) -> float:
+    """Operations of one forward pass, as XLA counts them before it optimises."""
+    source = source_of(settings, batch)
+    lowered = jax.jit(source.function(batch)).lower(source.abstract_weights, source.dynamic(batch))
+    return float(lowered.cost_analysis()["flops"]) / 1e9
 
 
 def _layers(settings: Network, batch: Batch) -> tuple[Any, ...]:
