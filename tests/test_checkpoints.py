@@ -20,6 +20,9 @@ from jaxalign.runtime import checkpoints
 
 ROOT = Path(__file__).parents[1]
 
+# A loop of asyncio that Orbax leaves open is found closed when Python collects it, in whichever test that happens.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 class Sums(NamedTuple):
     gram: jax.Array

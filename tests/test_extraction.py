@@ -41,6 +41,9 @@ class Counted:
     def identity(self):
         return {"class": "Counted"}
 
+    def release(self):
+        self.is_released = True
+
     def bucket(self, duration_s):
         return next(edge for edge in self.edges if edge >= duration_s)
 
@@ -79,6 +82,7 @@ def test_every_stimulus_becomes_its_own_row(tmp_path):
     folder = extracted(source, shown(301), str(tmp_path), quiet)
     np.testing.assert_array_equal(store.read(folder, FIT), expected(301))
     assert [len(batch) for batch in source.shown] == [4] * 76
+    assert source.is_released, "weights do not stay in memory while a run is scored"
     assert source.shown[-1] == [300] * 4, "the last batch is padded to the shape of the others"
     store.verify(folder)
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == [folder.name]

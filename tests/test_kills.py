@@ -88,7 +88,7 @@ def killed(words, output, n_processes, victim, wait):
 @pytest.mark.parametrize(
     ("n_processes", "victim", "seed"),
     [
-        (1, 0, 0),
+        pytest.param(1, 0, 0, marks=pytest.mark.slow),
         pytest.param(1, 0, 1, marks=pytest.mark.slow),
         (2, 1, 2),
         pytest.param(2, 0, 3, marks=pytest.mark.slow),

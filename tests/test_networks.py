@@ -422,7 +422,7 @@ def test_bfloat16_weights_give_float32_rows(written):
 
 def test_a_source_says_its_shapes_before_it_reads_weights(written, monkeypatch):
     source = open_source(written("llava"))
-    monkeypatch.setattr("jaxalign.models.snapshot.load", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("jaxalign.models.loading.load", lambda *_: pytest.fail("weights were read"))
     assert {key: one.shape for key, one in source.spec.items()} == {
         (fit.layer, fit.pooling): (2, fit.width) for fit in source.fits
     }

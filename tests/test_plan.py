@@ -16,7 +16,7 @@ from jaxalign import Correlation, Ridge, Rsa, Similarity, commands, results, sto
 from jaxalign.contracts import Features, Fit, MeshConfig, Null, Patterns, Rdms, RdmSet, Recording, Responses, RunConfig
 from jaxalign.errors import ConfigError
 from jaxalign.models.given import Metadata
-from jaxalign.runtime import budget, folder, mesh, outline, run, score, stream, tiles, work
+from jaxalign.runtime import budget, extraction, folder, mesh, outline, run, score, stream, tiles, work
 from jaxalign.runtime.inputs import Bank, Inputs
 from jaxalign.runtime.plan import make_plan
 
@@ -434,7 +434,7 @@ def test_plan_of_the_demo_extracts_and_simulates_nothing(tmp_path, capsys, monke
     def refuse(*_, **__):
         raise AssertionError("planning does no work")
 
-    for owner, name in ((stream, "extracted"), (SimulatedEeg, "recordings"), (run, "execute")):
+    for owner, name in ((extraction, "extracted"), (SimulatedEeg, "recordings"), (run, "execute")):
         monkeypatch.setattr(owner, name, refuse)
     assert commands.main(["plan", "experiment=demo"]) == 0
     text = capsys.readouterr().out

@@ -96,6 +96,7 @@ def check_text_network(folder: Path) -> None:
 
 def test_n400_gives_the_known_numbers_with_few_permutations(do):
     few = ("metric.ridge.n_permutations=1", "metric.ridge_ols.n_permutations=50", "metric.rsa.n_permutations=100")
+    few += ("metric.ridge.n_outer=3", "metric.ridge.n_inner=2")
     folder = do("experiment=n400", "metric.correlation.n_permutations=2000", *few)
     check_n400(folder, critical_within=0.012, p_within=0.02)
     check_text_network(folder)
@@ -133,6 +134,7 @@ def test_a_small_demo_finds_the_planted_layer_and_window_and_says_so(do, capsys)
     assert rows.is_simulated.all()
 
 
+@pytest.mark.slow
 def test_a_small_demo_without_an_effect_reports_that_nothing_is_significant(do, capsys):
     do("experiment=demo", *SMALL_DEMO, "n_permutations=99", "dataset.effect=0", "report=false")
     shown = capsys.readouterr().out

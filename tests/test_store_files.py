@@ -212,7 +212,9 @@ print(max(peaks) - peaks[0], len(peaks))
 """
 
 
-@pytest.mark.parametrize("kind", ["npy", "npz", "safetensors", "h5"])
+@pytest.mark.parametrize(
+    "kind", ["npy", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("npz", "safetensors", "h5"))]
+)
 def test_import_needs_memory_for_blocks_and_not_for_the_file(tmp_path, kind):
     """256 MiB in the file, shards and blocks of 16 MiB; pages of a mapped file are the system's and not counted."""
     path, rows = tmp_path / f"x.{kind}", np.empty((65536, 1024), np.float32)

@@ -221,7 +221,7 @@ def two(tmp_path_factory):
     return folder, words, hashes(folder / "ours", 2)
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["basic", "joblib", pytest.param("submitit_local", marks=pytest.mark.slow)])
 def test_every_launcher_gives_the_same_tables(two, launcher):
     """joblib and submitit start processes of their own, which must find plugins and schemas again."""
     folder, words, expected = two

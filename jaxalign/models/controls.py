@@ -261,6 +261,11 @@ class ControlSource:
             one.gabor_px, one.n_orientations, one.n_scales, one.shortest_wavelength_px, one.bandwidth_octaves
         )
 
+    n_weight_bytes = 0
+
+    def release(self) -> None:
+        """Nothing to give back."""
+
     def activations(self, stimuli: Sequence[Any]) -> dict[tuple[str, str], jax.Array]:
         """Features of one batch by (layer, pooling); (n_batch, n_bins, width) with zeros behind each sound for "frames"."""
         if len(stimuli) != self.batch_size:

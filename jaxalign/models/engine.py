@@ -15,12 +15,13 @@ import numpy as np
 
 from jaxalign.contracts import Fit
 from jaxalign.errors import ConfigError, DataError, nearest
-from jaxalign.models import building, snapshot
+from jaxalign.models import building, loading, snapshot
 from jaxalign.models.hooks import keep_rows, to_jax
 from jaxalign.models.layers import Tokens, Wanted, forward_of, points_of, pooled, wanted_of
 from jaxalign.models.patches import PATCHES, prepared
 from jaxalign.models.placement import OneDevice, Place, Placement
-from jaxalign.models.processing import Batch, Images, Processing, Sounds, media_token_id, processor_of
+from jaxalign.models.processing import Batch, Images, Processing, Sounds, media_token_id
+from jaxalign.models.processors import processor_of
 
 if TYPE_CHECKING:
     from jaxalign.models.network import Network
@@ -178,6 +179,17 @@ class NetworkSource:
             "torch": torch.__version__,
         }
 
+    @property
+    def n_weight_bytes(self) -> int:
+        """Bytes of all weights together."""
+        return _n_bytes(self.module)
+
+    def release(self) -> None:
+        """Give back the memory of weights and programs; the next batch makes them anew."""
+        for name in ("weights", "torch_module"):
+            self.__dict__.pop(name, None)
+        self.programs.clear()
+
     def activations(self, stimuli: Sequence[Any]) -> dict[tuple[str, str], jax.Array]:
         """Features of one batch, by (layer, pooling); see ActivationSource."""
         if len(stimuli) != self.batch_size:
@@ -247,7 +259,7 @@ class NetworkSource:
         if self.settings.weights == "untrained":
             module = bridge.prepare(prepared(self._untrained(), self.settings.patches))
             return {name: place(name, bridge.to_numpy(value)) for name, value in bridge.weights_of(module).items()}
-        loaded, placed = snapshot.load(
+        loaded, placed = loading.load(
             self.kind, self.folder, self.settings.dtype, place, self._own_config(), dict(self.settings.renames)
         )
         return _folded(loaded, placed, place)
@@ -260,7 +272,7 @@ class NetworkSource:
         if self.settings.weights == "untrained":
             module = self._untrained()
         else:
-            module, _ = snapshot.load(
+            module, _ = loading.load(
                 self.kind, self.folder, self.settings.dtype, None, self._own_config(), dict(self.settings.renames)
             )
         return bridge.prepare(prepared(module, self.settings.patches))

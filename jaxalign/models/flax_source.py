@@ -150,7 +150,7 @@ class FlaxSource:
     @cached_property
     def processor(self) -> Any:
         """The checkpoint's image processor."""
-        from jaxalign.models.processing import processor_of
+        from jaxalign.models.processors import processor_of
 
         return processor_of(self.folder)
 
@@ -180,6 +180,16 @@ class FlaxSource:
             made = flax_vit.NETWORKS[self.settings.architecture](self.config, nnx.Rngs(self.settings.seed))
             return jax.tree.map(lambda leaf: self.placement.weight("", np.asarray(leaf)), nnx.split(made)[1])
         return _loaded(self.folder, self.shapes, self.placement)
+
+    @property
+    def n_weight_bytes(self) -> int:
+        """Bytes of all parameters together."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.shapes))
+
+    def release(self) -> None:
+        """Give back the memory of parameters and program; the next batch makes them anew."""
+        for name in ("state", "program"):
+            self.__dict__.pop(name, None)
 
     def activations(self, stimuli: Sequence[np.ndarray]) -> dict[tuple[str, str], jax.Array]:
         """Features of one batch of images, by (layer, pooling); see ActivationSource."""

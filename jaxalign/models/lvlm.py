@@ -206,6 +206,11 @@ class LvlmSource:
             "torch": torch.__version__,
         }
 
+    n_weight_bytes = 0
+
+    def release(self) -> None:
+        """Nothing to give back."""
+
     def activations(self, stimuli: Sequence[np.ndarray]) -> dict[tuple[str, str], jax.Array]:
         """Features of one batch of images, by (layer, pooling); see ActivationSource."""
         import torch

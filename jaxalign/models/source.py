@@ -15,6 +15,8 @@ class ActivationSource(Protocol):
         fits: one per layer and pooling, in the model's own order.
         takes: kind of stimulus, "image" or "text".
         bin_s: width of a time bin where every stimulus becomes a row per bin; None for one row per stimulus.
+        n_weight_bytes: of all weights of a large network; 0 where they do not matter.
+        release: gives back the memory of weights and compiled programs.
         bucket: of a sound's duration: sounds of one bucket are computed in one compiled program.
         batch_size: how many stimuli every call is given.
         identity: everything that decides the numbers (weights, inputs, library versions), as JSON values.
@@ -36,6 +38,11 @@ class ActivationSource(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]: ...
+
+    @property
+    def n_weight_bytes(self) -> int: ...
+
+    def release(self) -> None: ...
 
     def activations(self, stimuli: Sequence[Any]) -> dict[tuple[str, str], jax.Array]:
         """Features of one batch, by (layer, pooling).

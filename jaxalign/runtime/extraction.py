@@ -111,7 +111,10 @@ def extracted(source: ActivationSource, shown: Shown, root: str, progress: Any) 
         return folder
     parts = folder.with_name(f".{folder.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
-    failures = _compute(source, shown, plan, parts, progress)
+    try:
+        failures = _compute(source, shown, plan, parts, progress)
+    finally:
+        source.release()  # before anything is scored
     _report(source, shown, dist.gather(failures))
     dist.barrier(f"extracted {folder.name}")
     dist.first_does(lambda: _assemble(source, plan, parts, folder))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Inputs:
         groups: (n_stimuli,) labels that folds never split, or None.
         identity: of data and models, as JSON values.
         notes: what a reader must know of how they were read.
+        weight_bytes: name of a network -> bytes of its weights, which are on the devices while it is extracted.
     """
 
     brain: list[Recording] | RdmSet
@@ -63,6 +64,7 @@ class Inputs:
     groups: np.ndarray | None
     identity: dict[str, Any]
     notes: tuple[str, ...] = ()
+    weight_bytes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def stimulus_ids(self) -> tuple[str, ...]:
@@ -122,6 +124,7 @@ def gather(run: RunConfig, progress: Any, shared: dict[str, Any] | None = None, 
         groups=_groups(pictures, stimulus_ids),
         identity={"brain": origin, "models": {part.fit.name: part.identity for part in parts}},
         notes=tuple(dict.fromkeys(part.note for part in parts if part.note)),
+        weight_bytes={part.entry: part.n_weight_bytes for part in parts if part.n_weight_bytes},
     )
 
 
@@ -183,6 +186,7 @@ class _Part:
     entry: str
     identity: dict[str, Any]
     note: str = ""
+    n_weight_bytes: int = 0
 
 
 def _once(shared: dict[str, Any], key: str, make: Callable[[], Any]) -> Any:
@@ -285,7 +289,8 @@ def _from_network(name: str, entry: Any, way: _Way) -> Iterator[_Part]:
             "`jaxalign extract`, and score the store with model=[stored] against a recording of the same bins."
         )
     if way.is_dry:
-        yield from (_Part(fit, _not_read, 0, False, name, source.identity) for fit in source.fits)
+        size = source.n_weight_bytes
+        yield from (_Part(fit, _not_read, 0, False, name, source.identity, "", size) for fit in source.fits)
         return
     shown = stimuli[source.takes]()
     rows = stream.rows_by_id("The stimulus set", shown.ids, way.stimulus_ids, NAME_THEM)

@@ -125,6 +125,7 @@ def as_json(
         "units": len(plan.units),
         "subjects": len(plan.subjects),
         "stimuli": len(inputs.stimulus_ids),
+        "weight_bytes": dict(inputs.weight_bytes),
         "host_bytes": host_bytes(plan, config, n_devices, is_cpu),
         "gemm_gflop_per_s": rate / 1e9,
         "analyses": analyses,
@@ -151,6 +152,10 @@ def describe(outline: dict[str, Any]) -> str:
         f"host: {sum(host.values()) / GIB:.3f} GiB at most",
         *(f"    {name}: {size / GIB:.4f} GiB" for name, size in host.items()),
     ]
+    for name, size in outline["weight_bytes"].items():
+        lines.append(
+            f"{name}: {size / GIB:.3f} GiB of weights on the devices while it is extracted, before anything is scored"
+        )
     for one in outline["analyses"]:
         n_fit, n_target = one["devices"]
         lines += [
