@@ -151,7 +151,7 @@ N400 = ("dataset=n400", "model=[fas]")
         (("metric.rsa.n_permutation=5",), r"Nearest: metric\.rsa\.n_permutations"),
         (("experiment=demo", "model.tiny_internvl.polling=[cls]"), r"Nearest: pooling"),
         (("experiment=demo", "mesh.fitt=3"), r"Nearest: fit\b"),
-        (("experiment=demo", "hydra.swep.dir=x"), r"no option or group 'hydra\.swep\.dir'.*--help"),
+        (("experiment=demo", "hydra.swep.dir=x"), r"no option or group 'hydra\.swep\.dir'"),
         (("experiment=demo", "~datset"), r"no option or group 'datset'\. Nearest: dataset"),
         (("experiment=demo", "+foo=3"), r"no option 'foo'"),
         (("experiment=demo", "+dataset.efect=3"), r"no option 'dataset\.efect'\. Nearest: effect"),

@@ -155,3 +155,90 @@ def test_identical_subjects_reach_one(rng, comparator):
 def test_one_subject_is_refused():
     with pytest.raises(ValueError, match=r"1 subject: .* at least 2"):
         ceiling.leave_one_subject_out(np.zeros((1, 45)), "pearson")
+
+
+# Other recipes
+
+
+def noisy(rng, n_stimuli, n_repetitions, noise_sd, n_targets=1):
+    """Unit signal and noise. -> (n_stimuli, n_targets) signal, (n_stimuli, n_repetitions, n_targets) trials"""
+    signal = rng.standard_normal((n_stimuli, n_targets))
+    return signal, signal[:, None] + noise_sd * rng.standard_normal((n_stimuli, n_repetitions, n_targets))
+
+
+def test_low_and_up_of_half_splits_enclose_a_perfect_model(rng):
+    """80 repetitions as of the published data: reliability .613, perfect model .783, up .849 with its own half."""
+    noise_sd = np.sqrt(80 * (1 - 0.613) / 0.613)
+    signal, trials = noisy(rng, 4000, 80, noise_sd)
+    low, up = ceiling.half_split_bounds(trials, 20, 0)
+    perfect = oracles.pearson(signal[:, 0], trials[:, :, 0].mean(1))
+    assert perfect == pytest.approx(0.783, abs=0.01)
+    assert low[0] == pytest.approx(0.442, abs=0.02) and up[0] == pytest.approx(0.849, abs=0.01)
+
+
+def test_half_splits_equal_the_definition_on_two_repetitions(trials):
+    low, up = ceiling.half_split_bounds(trials[:, :2], 40, 0)
+    first, second = trials[:, 0, 0, 1], trials[:, 1, 0, 1]
+    whole = (first + second) / 2
+    assert low[0, 1] == pytest.approx(oracles.pearson(first, second), abs=1e-12)
+    one, other = oracles.pearson(first, whole), oracles.pearson(second, whole)
+    assert min(one, other) - 1e-12 <= up[0, 1] <= max(one, other) + 1e-12
+
+
+@pytest.mark.parametrize("ratio", [0.25, 1.0, 3.0])
+def test_ncsnr_finds_the_planted_ratio_and_its_ceiling_the_perfect_model(rng, ratio):
+    signal, trials = noisy(rng, 30_000, 3, 1 / ratio)
+    found = ceiling.ncsnr(trials)
+    assert found[0] == pytest.approx(ratio, rel=0.03)
+    perfect = oracles.pearson(signal[:, 0], trials[:, :, 0].mean(1))
+    assert ceiling.ceiling_of_ncsnr(found, 3)[0] == pytest.approx(perfect, abs=0.01)
+
+
+def test_ncsnr_equals_its_definition_stimulus_by_stimulus(trials):
+    values = trials[:, :, 0, 0]
+    noise = np.mean([np.var(row, ddof=1) for row in values])
+    signal = max(np.var([row.mean() for row in values], ddof=1) - noise / values.shape[1], 0)
+    assert ceiling.ncsnr(trials)[0, 0] == pytest.approx(np.sqrt(signal / noise), abs=1e-12)
+
+
+def test_ncsnr_takes_stimuli_that_were_shown_less_often(rng):
+    _, trials = noisy(rng, 30_000, 3, 1.0)
+    trials[:10_000, 2], trials[:5_000, 1] = np.nan, np.nan
+    assert ceiling.ncsnr(trials)[0] == pytest.approx(1.0, rel=0.03)
+
+
+def test_noise_alone_has_no_signal(rng):
+    trials = rng.standard_normal((20_000, 4, 5))
+    assert ceiling.ncsnr(trials).max() < 0.1
+    assert np.abs(ceiling.explainable_variance(trials)).max() < 0.02
+
+
+@pytest.mark.parametrize("n_repetitions", [2, 5])
+def test_explainable_variance_is_unbiased(rng, n_repetitions):
+    found = [ceiling.explainable_variance(noisy(rng, 200, n_repetitions, 2.0, 40)[1]).mean() for _ in range(10)]
+    assert np.mean(found) == pytest.approx(1 / 5, abs=0.01)
+
+
+def test_subjects_left_out_equal_the_definition(rng):
+    shared = rng.standard_normal((50, 2))
+    responses = shared + rng.standard_normal((4, 50, 2)) * np.array([1, 2, 3, 10])[:, None, None]
+    low, high = ceiling.leave_one_subject_out_responses(responses)
+    unit = (responses - responses.mean(1, keepdims=True)) / responses.std(1, keepdims=True)
+    for subject in range(4):
+        others = np.delete(unit, subject, axis=0).mean(0)
+        for target in range(2):
+            assert low[subject, target] == pytest.approx(
+                oracles.pearson(unit[subject, :, target], others[:, target]), abs=1e-12
+            )
+            mean = unit[:, :, target].mean(0)
+            assert high[subject, target] == pytest.approx(oracles.pearson(unit[subject, :, target], mean), abs=1e-12)
+    with pytest.raises(ValueError, match="1 subjects with 50 stimuli"):
+        ceiling.leave_one_subject_out_responses(responses[:1])
+
+
+@pytest.mark.parametrize(
+    "recipe", [ceiling.ncsnr, ceiling.explainable_variance, lambda trials: ceiling.half_split_bounds(trials, 2, 0)]
+)
+def test_a_stimulus_shown_once_has_no_ceiling(recipe):
+    with pytest.raises(ValueError, match="9 stimuli with 1 repetitions"):
+        recipe(np.zeros((9, 1, 2)))

@@ -44,7 +44,7 @@ RESERVED = {
     "omegaconf": {"config", "commands", "_plugins", "__main__"},
     **{package: {"models"} for package in TORCH},
     "mne": {"sources", "results"},
-    "tensorstore": {"store"},
+    "tensorstore": {"store", "sources"},
     "orbax": {"runtime"},
     "matplotlib": {"results"},
     "rich": {"commands"},

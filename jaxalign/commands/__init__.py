@@ -19,6 +19,7 @@ VERBS = {
     "models": "list the models that can be chosen; models show NAME, models check NAME",
     "report": "write figures and report of a finished run again: jaxalign report FOLDER",
     "verify": "hash stores and results again: jaxalign verify FOLDER...",
+    "fetch": "files of a published data set, with its terms of use: jaxalign fetch dataset=NAME to=FOLDER",
     "import": "features that others computed, into a store: jaxalign import FILE... to=FOLDER model=NAME",
     "export": "a store as .safetensors or .npy: jaxalign export STORE to=FILE.safetensors",
     "help": "this page",

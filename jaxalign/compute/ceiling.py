@@ -9,6 +9,10 @@ from jaxalign.compute.gram import pair_index
 SPLIT_HALF = "split_half_spearman_brown_sqrt"
 SPLIT_HALF_RELIABILITY = "split_half_spearman_brown"
 LEAVE_ONE_SUBJECT_OUT = "leave_one_subject_out_rdm"
+HALF_SPLIT_BOUNDS = "half_split_low_up"
+NCSNR = "ncsnr"
+EXPLAINABLE_VARIANCE = "explainable_variance"
+LEAVE_ONE_SUBJECT_OUT_RESPONSES = "leave_one_subject_out_responses"
 
 
 def split_half(trials: np.ndarray, n_splits: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -28,11 +32,8 @@ def split_half(trials: np.ndarray, n_splits: int, seed: int) -> tuple[np.ndarray
         ValueError: with fewer than 2 repetitions or 3 stimuli.
     Source: Spearman 1910; Brown 1910; Hsu et al. 2004, Network 15:91 (the root).
     """
-    n_stimuli, n_repetitions = trials.shape[:2]
-    if n_repetitions < 2 or n_stimuli < 3:
-        raise ValueError(
-            f"{n_stimuli} stimuli with {n_repetitions} repetitions: a split-half ceiling needs 3 stimuli and 2 repetitions."
-        )
+    _check_repeated(trials, "split-half ceilings")
+    n_repetitions = trials.shape[1]
     rng = np.random.Generator(np.random.Philox(seed))
     half = n_repetitions // 2
     correlations = np.zeros(trials.shape[2:], np.float64)
@@ -45,6 +46,130 @@ def split_half(trials: np.ndarray, n_splits: int, seed: int) -> tuple[np.ndarray
     ratio = n_repetitions / half
     positive = np.where(correlations > 0, correlations, np.nan)
     return np.sqrt(ratio * positive / (1 + (ratio - 1) * positive)), correlations
+
+
+def half_split_bounds(trials: np.ndarray, n_splits: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Low and up of the THINGS-EEG2 code: a random half against the other half, and against all repetitions.
+
+    They are drawn and never divided by: low is the reliability of half the data, and up contains its own half, so that a
+    perfect model lies between them without reaching either.
+
+    Args:
+        trials: (n_stimuli, n_repetitions, ...) responses, any unit.
+        n_splits: random halves to average over.
+        seed: decides the halves.
+    Returns:
+        low (...), up (...), mean Pearson correlations over stimuli.
+    Raises:
+        ValueError: with fewer than 2 repetitions or 3 stimuli.
+    Source: Gifford et al. 2022, NeuroImage 264:119754, and the code that its authors publish with the data.
+    """
+    _check_repeated(trials, "half-split bounds")
+    rng = np.random.Generator(np.random.Philox(seed))
+    n_repetitions = trials.shape[1]
+    half = n_repetitions // 2
+    whole = trials.mean(1, dtype=np.float64)
+    low, up = (np.zeros(trials.shape[2:], np.float64) for _ in range(2))
+    for _ in range(n_splits):
+        order = rng.permutation(n_repetitions)
+        first = trials[:, order[:half]].mean(1, dtype=np.float64)
+        second = trials[:, order[half:]].mean(1, dtype=np.float64)
+        low += _pearson(first, second) / n_splits
+        up += _pearson(first, whole) / n_splits
+    return low, up
+
+
+def ncsnr(trials: np.ndarray) -> np.ndarray:
+    """Noise ceiling signal-to-noise ratio: SD of the signal over SD of the noise of one presentation.
+
+    The noise variance is the mean over stimuli of the unbiased variance over repetitions; what the variance over stimuli of
+    the averages has beyond its share of noise is the signal's, never below 0.
+
+    Args:
+        trials: (n_stimuli, n_repetitions, ...) responses, any unit; NaN where a repetition was not shown.
+    Returns:
+        (...) ratio, 0 where no signal is left; NaN where there is neither signal nor noise.
+    Raises:
+        ValueError: with fewer than 2 repetitions or 3 stimuli.
+    Source: Allen et al. 2022, Nature Neuroscience 25:116, doi:10.1038/s41593-021-00962-x.
+    """
+    _check_repeated(trials, "ncsnr")
+    wide = trials.astype(np.float64)
+    is_shown = np.isfinite(wide)
+    counts, kept = is_shown.sum(1), np.where(is_shown, wide, 0)
+    averages = kept.sum(1) / np.maximum(counts, 1)
+    squares = np.where(is_shown, (wide - averages[:, None]) ** 2, 0).sum(1)
+    is_once, is_repeated = counts >= 1, counts >= 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        within = squares / np.maximum(counts - 1, 1)
+        noise = np.where(is_repeated, within, 0).sum(0) / is_repeated.sum(0)
+        n_once = is_once.sum(0)
+        centre = np.where(is_once, averages, 0).sum(0) / n_once
+        between = np.where(is_once, (averages - centre) ** 2, 0).sum(0) / (n_once - 1)
+        share = np.where(is_once, 1 / np.maximum(counts, 1), 0).sum(0) / n_once
+        return np.sqrt(np.maximum(between - noise * share, 0) / noise)
+
+
+def ceiling_of_ncsnr(ratio: np.ndarray, n_averaged: float) -> np.ndarray:
+    """Ceiling of Pearson r for averages of so many repetitions: sqrt(ncsnr^2 / (ncsnr^2 + 1 / n)). (...) -> (...)"""
+    return np.sqrt(ratio**2 / (ratio**2 + 1 / n_averaged))
+
+
+def explainable_variance(trials: np.ndarray) -> np.ndarray:
+    """Share of the variance of single presentations that repeats, corrected for what noise alone would share.
+
+    Args:
+        trials: (n_stimuli, n_repetitions, ...) responses, any unit.
+    Returns:
+        (...), unbiased: about 0 for noise, slightly below 0 by chance.
+    Raises:
+        ValueError: with fewer than 2 repetitions or 3 stimuli.
+    Source: Sahani & Linden 2003, NIPS 15 (signal power), over the total power as Schoppe et al. 2016, Front. Comput. Neurosci.
+        10:10.
+    """
+    _check_repeated(trials, "explainable variance")
+    wide = trials.astype(np.float64)
+    n_repetitions = trials.shape[1]
+    total = wide.var(axis=0, ddof=1).mean(0)
+    of_average = wide.mean(1).var(axis=0, ddof=1)
+    signal = (n_repetitions * of_average - total) / (n_repetitions - 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return signal / total
+
+
+def leave_one_subject_out_responses(responses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How well the mean of the other subjects (low), or of all (high), predicts a subject's responses, per target.
+
+    Args:
+        responses: (n_subjects, n_stimuli, ...) of the same stimuli; every subject weighs the same (z-scored over stimuli).
+    Returns:
+        low (n_subjects, ...), high (n_subjects, ...), Pearson correlations over stimuli. They hold for models of what subjects
+        share, and only where a channel means the same in all of them.
+    Raises:
+        ValueError: with fewer than 2 subjects or 3 stimuli.
+    Source: as the RDM level: Nili et al. 2014, PLoS Comput. Biol. 10:e1003553.
+    """
+    n_subjects, n_stimuli = responses.shape[:2]
+    if n_subjects < 2 or n_stimuli < 3:
+        raise ValueError(
+            f"{n_subjects} subjects with {n_stimuli} stimuli: leaving one out needs 2 subjects and 3 stimuli."
+        )
+    wide = responses.astype(np.float64)
+    centred = wide - wide.mean(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit = centred / np.sqrt((centred**2).sum(1, keepdims=True))
+    total = unit.sum(0)
+    low = np.stack([_pearson(one, total - one) for one in unit])
+    high = np.stack([_pearson(one, total) for one in unit])
+    return low, high
+
+
+def _check_repeated(trials: np.ndarray, what: str) -> None:
+    n_stimuli, n_repetitions = trials.shape[:2]
+    if n_repetitions < 2 or n_stimuli < 3:
+        raise ValueError(
+            f"{n_stimuli} stimuli with {n_repetitions} repetitions: {what} need 3 stimuli and 2 repetitions."
+        )
 
 
 def critical_r(n_stimuli: int, n_averaged: int = 1) -> float:

@@ -1,0 +1,394 @@
+"""Downloads against a server on this machine that stalls, truncates, ignores ranges and serves a wrong content."""
+
+import hashlib
+import json
+import re
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+import yaml
+
+from jaxalign import commands
+from jaxalign.commands import fetch
+from jaxalign.errors import ConfigError, DataError
+from jaxalign.sources import downloads
+from jaxalign.sources.downloads import Patience, fetch_file
+from jaxalign.sources.registry import REGISTRY, Listing, RemoteFile, listed, read_registry
+
+CONTENT = np.random.default_rng(0).bytes(700_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+SOON = Patience(timeout_s=0.4, n_tries=2)
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT under every path; `behave` says what goes wrong. Keeps the ranges that were asked for."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behave = {}
+        self.asked = []
+        self.content = CONTENT
+        self.tag = '"v1"'
+        self.pages = {}
+        self.release = threading.Event()
+
+    def handle_error(self, request, client_address):
+        """A client that gave up is no error of the server."""
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments):
+        pass
+
+    def do_GET(self):
+        server = self.server
+        if self.path in server.pages or urlsplit(self.path).path in server.pages:
+            page = server.pages.get(self.path) or server.pages[urlsplit(self.path).path]
+            page = page(parse_qs(urlsplit(self.path).query)) if callable(page) else page
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+            return
+        server.asked.append(self.headers.get("Range"))
+        what = server.behave
+        server.behave = what.get("then", what)
+        if "status" in what:
+            self.send_response(what["status"])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(found.group(1)) if found and not what.get("no_ranges") else 0
+        if self.headers.get("If-Range") not in (None, server.tag):
+            start = 0
+        if start >= len(server.content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(server.content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        body = server.content[start:]
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", server.tag)
+        self.end_headers()
+        n = what.get("bytes", len(body))
+        self.wfile.write(body[:n])
+        self.wfile.flush()
+        if "stall" in what:
+            server.release.wait(what["stall"])
+        if n < len(body):
+            self.close_connection = True
+
+
+@pytest.fixture
+def server():
+    """On 127.0.0.1 only; ended by the test that started it."""
+    with Server() as found:
+        thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield found
+        found.release.set()
+        found.shutdown()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def nothing(done, total):
+    """No progress bar."""
+
+
+def remote(server, **changes):
+    return RemoteFile(
+        **{"name": "a/x.bin", "url": f"{server.url}/x", "size": len(CONTENT), "sha256": SHA256, **changes}
+    )
+
+
+def test_a_file_comes_whole_and_is_not_fetched_twice(server, tmp_path):
+    seen = []
+    assert fetch_file(remote(server), tmp_path, lambda *how_far: seen.append(how_far), SOON)
+    assert (tmp_path / "a/x.bin").read_bytes() == CONTENT
+    assert seen[0] == (0, len(CONTENT)) and seen[-1] == (len(CONTENT), len(CONTENT))
+    assert not fetch_file(remote(server), tmp_path, nothing, SOON) and server.asked == [None]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.bin"], "nothing else is left"
+
+
+def test_a_truncating_server_is_asked_for_the_rest(server, tmp_path):
+    server.behave = {"bytes": 250_000}
+    assert fetch_file(remote(server), tmp_path, nothing, SOON)
+    assert server.asked == [None, "bytes=250000-", "bytes=500000-"]
+    assert (tmp_path / "a/x.bin").read_bytes() == CONTENT
+
+
+def test_a_stalling_server_is_given_up_and_the_next_command_goes_on(server, tmp_path):
+    silent = {"bytes": 0, "stall": 30}
+    server.behave = {"bytes": 100_000, "stall": 30, "then": {**silent, "then": silent}}
+    part = tmp_path / "a/x.bin.part"
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"could not be read \(TimeoutError.*\d+ bytes are kept in .*x\.bin\.part"):
+        fetch_file(remote(server), tmp_path, nothing, SOON)
+    assert time.monotonic() - start < 10
+    kept = part.stat().st_size
+    assert (
+        kept == 100_000
+        and server.asked == [None, "bytes=100000-", "bytes=100000-"]
+        and part.read_bytes() == CONTENT[:kept]
+    )
+    server.behave, server.asked = {}, []
+    server.release.set()
+    assert fetch_file(remote(server), tmp_path, nothing, SOON)
+    assert server.asked == [f"bytes={kept}-"], "only the rest is asked for"
+    assert (tmp_path / "a/x.bin").read_bytes() == CONTENT
+
+
+def test_a_server_that_always_ends_at_once_is_given_up_with_numbers(server, tmp_path):
+    server.behave = {"bytes": 0}
+    with pytest.raises(DataError, match=r"ended 2 times in a row at 0 of 700000 bytes"):
+        fetch_file(remote(server), tmp_path, nothing, SOON)
+
+
+@pytest.mark.parametrize("kind", ["sha256", "md5"])
+def test_a_wrong_hash_is_refused_and_nothing_is_kept(server, tmp_path, kind):
+    wrong = {"sha256": "", "md5": ""} | {kind: "0" * (64 if kind == "sha256" else 32)}
+    right = hashlib.new(kind, CONTENT).hexdigest()
+    with pytest.raises(DataError, match=rf"has the {kind} {right}, and the publisher says 000.*Nothing was kept"):
+        fetch_file(remote(server, **wrong), tmp_path, nothing, SOON)
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_another_size_is_refused_and_nothing_is_kept(server, tmp_path):
+    with pytest.raises(DataError, match=r"gave 700000 bytes, and the publisher says 699999"):
+        fetch_file(remote(server, size=699_999, sha256=""), tmp_path, nothing, SOON)
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_a_server_that_does_not_stop_is_left(server, tmp_path):
+    server.content = CONTENT * 40
+    with pytest.raises(DataError, match=r"gave \d+ bytes, and the publisher says 700000"):
+        fetch_file(remote(server), tmp_path, nothing, SOON)
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_parts_of_two_versions_do_not_mix(server, tmp_path):
+    """The file changes on the server between two commands: its ETag does, too, and the download starts anew."""
+    part = tmp_path / "a/x.bin.part"
+    part.parent.mkdir()
+    part.write_bytes(CONTENT[:200_000])
+    part.with_name("x.bin.part.etag").write_text('"v1"')
+    server.tag, server.content = '"v2"', CONTENT[::-1]
+    assert fetch_file(remote(server, sha256=hashlib.sha256(CONTENT[::-1]).hexdigest()), tmp_path, nothing, SOON)
+    assert (tmp_path / "a/x.bin").read_bytes() == CONTENT[::-1]
+
+
+def test_a_server_without_ranges_starts_anew(server, tmp_path):
+    part = tmp_path / "a/x.bin.part"
+    part.parent.mkdir()
+    part.write_bytes(CONTENT[:5000])
+    server.behave = {"no_ranges": True}
+    assert fetch_file(remote(server), tmp_path, nothing, SOON)
+    assert (tmp_path / "a/x.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("n_bytes", [len(CONTENT), len(CONTENT) + 5])
+def test_a_part_that_is_whole_already_or_too_long(server, tmp_path, n_bytes):
+    part = tmp_path / "a/x.bin.part"
+    part.parent.mkdir()
+    part.write_bytes((CONTENT + b"other")[:n_bytes])
+    assert fetch_file(remote(server), tmp_path, nothing, SOON)
+    assert (tmp_path / "a/x.bin").read_bytes() == CONTENT
+
+
+def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(server, tmp_path):
+    server.behave = {"status": 503, "then": {}}
+    assert fetch_file(remote(server), tmp_path, nothing, SOON) and len(server.asked) == 2
+    server.behave, server.asked = {"status": 404}, []
+    with pytest.raises(DataError, match=r"could not be read \(404 Not Found\).*address may have changed"):
+        fetch_file(remote(server, name="y.bin"), tmp_path, nothing, SOON)
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_is_not_there(tmp_path):
+    with Server() as closed:
+        url = closed.url
+    with pytest.raises(DataError, match=r"could not be read \(URLError.*refused"):
+        fetch_file(RemoteFile("x", f"{url}/x"), tmp_path, nothing, SOON)
+
+
+def test_another_file_in_its_place_is_not_overwritten(server, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.bin").write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"is there with 4 bytes instead of 700000.*Move it away"):
+        fetch_file(remote(server), tmp_path, nothing, SOON)
+    with pytest.raises(DataError, match=r"is there with sha256 "):
+        fetch_file(remote(server, size=4), tmp_path, nothing, SOON)
+    assert (tmp_path / "a/x.bin").read_bytes() == b"mine"
+
+
+def test_a_disk_without_room_is_noticed_before(server, tmp_path, monkeypatch):
+    usage = downloads.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(DataError, match=r"needs 700000 more bytes, and .* has 1000 free"):
+        fetch_file(remote(server), tmp_path, nothing, SOON)
+
+
+# Listings.
+
+
+def test_the_open_science_framework_lists_folders_page_by_page(server):
+    def one(name, folder="", size=3):
+        hashes = {"sha256": "a" * 64, "md5": "b" * 32}
+        what = {"kind": "file", "materialized_path": f"/{folder}{name}", "size": size, "extra": {"hashes": hashes}}
+        return {"attributes": what, "links": {"download": f"https://osf.io/download/{name}/"}}
+
+    inner = {"relationships": {"files": {"links": {"related": {"href": f"{server.url}/inner"}}}}}
+    inner["attributes"] = {"kind": "folder", "materialized_path": "/sub/"}
+    server.pages["/first"] = json.dumps(
+        {"data": [one("a.zip"), inner], "links": {"next": f"{server.url}/second"}}
+    ).encode()
+    server.pages["/second"] = json.dumps({"data": [one("b.zip", size=None)], "links": {"next": None}}).encode()
+    server.pages["/inner"] = json.dumps({"data": [one("c.zip", "sub/")], "links": {}}).encode()
+    found = listed(Listing("osf", f"{server.url}/first", folder="x"), downloads.get)
+    assert sorted((file.name, file.size) for file in found) == [("x/a.zip", 3), ("x/b.zip", None), ("x/sub/c.zip", 3)]
+    assert {file.sha256 for file in found} == {"a" * 64} and found[0].url == "https://osf.io/download/a.zip/"
+
+
+def test_a_bucket_lists_its_keys_page_by_page(server):
+    def page(query):
+        assert query["prefix"] == ["ds1/"]
+        more = "" if "continuation-token" in query else "<NextContinuationToken>t</NextContinuationToken>"
+        name, size = ("b c.eeg", 7) if "continuation-token" in query else ("sub-1/a.eeg", 5)
+        space = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+        folder = "<Contents><Key>ds1/</Key><Size>0</Size></Contents>"
+        return f"<ListBucketResult {space}>{folder}<Contents><Key>ds1/{name}</Key><Size>{size}</Size></Contents>{more}</ListBucketResult>".encode()
+
+    server.pages["/bucket"] = page
+    found = listed(Listing("s3", f"{server.url}/bucket", "ds1/"), downloads.get)
+    assert [(file.name, file.size) for file in found] == [("sub-1/a.eeg", 5), ("b c.eeg", 7)]
+    assert found[1].url == f"{server.url}/bucket/ds1/b%20c.eeg"
+
+
+@pytest.mark.parametrize("kind", ["osf", "s3"])
+@pytest.mark.parametrize("answer", [b"<html>moved</html>", b'{"data": 3}', b"\xff"])
+def test_a_server_that_answers_something_else(server, kind, answer):
+    server.pages["/l"] = answer
+    with pytest.raises(DataError, match=r"does not answer as a listing|lists no file"):
+        listed(Listing(kind, f"{server.url}/l"), downloads.get)
+
+
+# The registry.
+
+
+def test_the_registry_names_what_the_issue_asks_for():
+    entries = read_registry()
+    assert set(entries) == {"things_eeg2", "nsd", "alice", "ds004408", "things"}
+    assert all(entry.terms and entry.home.startswith("https://") for entry in entries.values())
+    assert entries["nsd"].sign_at and not entries["nsd"].files and not entries["nsd"].listings
+    assert all(entry.sign_at or entry.files or entry.listings for entry in entries.values())
+    for host in ("pypi", "pythonhosted", "npmjs", "anaconda", "conda", "huggingface", "crates.io", "proxy.golang"):
+        assert host not in REGISTRY.read_text().lower()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"files": [{"name": "../x", "url": "https://a.b/x"}]}, "no path below"),
+        ({"files": [{"name": "/x", "url": "https://a.b/x"}]}, "no path below"),
+        ({"files": [{"name": "x", "url": "http://a.b/x"}]}, "has to start with https"),
+        ({"files": [{"name": "x", "url": "file:///etc/passwd"}]}, "has to start with https"),
+        ({"listings": [{"kind": "ftp", "url": "https://a.b"}]}, "osf and s3 are known"),
+        ({"term": "x"}, "has a field 'term'. Nearest: terms"),
+    ],
+)
+def test_an_unsafe_registry_is_refused(tmp_path, values, message):
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump({"x": {"title": "t", "home": "https://a.b", "terms": "t", **values}}))
+    with pytest.raises(DataError, match=message):
+        read_registry(file)
+
+
+# The command.
+
+
+@pytest.fixture
+def own(server, tmp_path):
+    """A registry of two files on the server: one with a hash, one with nothing known."""
+    files = [
+        {"name": "eeg/a.bin", "url": f"{server.url}/a", "size": len(CONTENT), "sha256": SHA256, "md5": None},
+        {"name": "b.bin", "url": f"{server.url}/b", "size": None, "sha256": None, "md5": None},
+    ]
+    entry = {"title": "Test set", "home": "https://a.b", "terms": "CC BY 4.0, cite nobody.", "files": files}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"mine": entry}))
+    return [f"registry={path}", f"to={tmp_path / 'data'}", "timeout_s=0.5", "tries=2"]
+
+
+def test_the_command_shows_terms_and_fetches(own, tmp_path, capsys):
+    assert commands.main(["fetch", "dataset=mine", *own]) == 0
+    said = capsys.readouterr().out
+    assert said.index("CC BY 4.0, cite nobody.") < said.index("fetched")
+    assert "2 files, 700,000 bytes, and 1 of unknown size" in said
+    assert f"no published hash, sha256 {SHA256}" in said, "what nobody published is told, to be noted"
+    assert (tmp_path / "data/mine/eeg/a.bin").read_bytes() == (tmp_path / "data/mine/b.bin").read_bytes() == CONTENT
+    assert commands.main(["fetch", "dataset=mine", *own]) == 0
+    assert "there    eeg/a.bin" in capsys.readouterr().out
+
+
+def test_the_command_lists_and_selects(own, server, tmp_path, capsys):
+    fetch.main(["dataset=mine", "list=true", *own])
+    said = capsys.readouterr().out
+    assert "700,000 bytes  hash known  eeg/a.bin" in said and "? bytes  no hash     b.bin" in said
+    assert not server.asked and not (tmp_path / "data").exists()
+    fetch.main(["dataset=mine", "files=eeg/*", *own])
+    assert not (tmp_path / "data/mine/b.bin").exists() and (tmp_path / "data/mine/eeg/a.bin").exists()
+    with pytest.raises(ConfigError, match=r"files=nosuch matches none of 2 files"):
+        fetch.main(["dataset=mine", "files=nosuch", *own])
+
+
+def test_one_bad_file_does_not_keep_the_others_waiting(own, server, tmp_path, capsys):
+    server.content = CONTENT[::-1]
+    assert commands.main(["fetch", "dataset=mine", *own]) == 3
+    said = capsys.readouterr()
+    assert "1 of 2 files were not fetched: eeg/a.bin" in said.err and "Data error" in said.err
+    assert (tmp_path / "data/mine/b.bin").exists() and not (tmp_path / "data/mine/eeg/a.bin").exists()
+
+
+def test_nsd_is_not_downloaded_but_explained(capsys, monkeypatch):
+    monkeypatch.setattr(downloads, "_open", lambda *arguments: pytest.fail("nothing is asked of a server"))
+    fetch.main(["dataset=nsd"])
+    said = capsys.readouterr().out
+    assert "data access agreement" in said and "Sign the agreement at https://" in said and "nsd_expdesign.mat" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["dataset=things_eeg"], "Nearest: things_eeg2"),
+        (["dataset=nsd", "too=x"], "'too=x' is nothing that fetch knows"),
+        (["dataset=mine", "timeout_s=soon"], "timeout_s=soon"),
+        (["dataset=mine", "tries=0"], "at least 1 try"),
+    ],
+)
+def test_wrong_words(own, words, message):
+    registry = own[:1] if "dataset=mine" in words else []
+    with pytest.raises(ConfigError, match=message):
+        fetch.main([*words, *registry])
+
+
+def test_without_a_data_set_all_are_listed(capsys):
+    fetch.main([])
+    assert {"things_eeg2", "nsd", "alice", "ds004408", "things"} <= set(capsys.readouterr().out.split())
