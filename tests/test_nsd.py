@@ -12,9 +12,10 @@ import pytest
 import writers_fmri as writers
 
 from jaxalign.commands.composed import compose
+from jaxalign.compute.ceiling import ceiling_of_ncsnr
 from jaxalign.errors import ConfigError, DataError
 from jaxalign.sources.nifti import Nifti
-from jaxalign.sources.nsd import Nsd, noise_ceiling_r
+from jaxalign.sources.nsd import Nsd
 from jaxalign.sources.nsd_design import SESSIONS, read_design
 
 # Haxby.
@@ -268,8 +269,8 @@ def test_the_ceiling_is_what_a_perfect_model_reaches(rng):
     signal = rng.standard_normal(20_000)
     measured = signal + 2 * rng.standard_normal((3, 20_000))
     reached = np.corrcoef(signal, measured.mean(0))[0, 1]
-    assert noise_ceiling_r(np.array([0.5]), 3)[0] == pytest.approx(reached, abs=0.01)
-    assert noise_ceiling_r(np.array([0.0]), 3)[0] == 0
+    assert ceiling_of_ncsnr(np.array([0.5]), 3)[0] == pytest.approx(reached, abs=0.01)
+    assert ceiling_of_ncsnr(np.array([0.0]), 3)[0] == 0
 
 
 def test_own_images_are_subjects_of_their_own(nsd):

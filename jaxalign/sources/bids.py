@@ -11,7 +11,6 @@ from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.sources.mne_raw import run_and_delay
 from jaxalign.sources.reading import (
     chosen_events,
-    content_sha256,
     events_of,
     events_table,
     find_folder,
@@ -19,11 +18,12 @@ from jaxalign.sources.reading import (
     named_stimuli,
     prepared,
     quietly,
+    recorded,
     with_metadata,
     work_of,
 )
-from jaxalign.sources.steps import carried_out, parsed
-from jaxalign.sources.trials import Work, recording_of, wanted
+from jaxalign.sources.steps import parsed
+from jaxalign.sources.trials import Work, wanted
 
 NAMES = ("subjects", "runs", "stimulus_columns", "use_events", "channels", "stimuli", "test_stimuli", "notes")
 
@@ -108,14 +108,7 @@ class Bids:
     def _recording(self, root: Path, subject: str) -> Recording:
         found = run_files(root, subject, self)
         runs = [self._run(path, subject, number) for number, path in enumerate(found, 1)]
-        trials = carried_out(runs, self.steps, f"{self.name}, subject {subject}")
-        origin = {
-            "files": [path.fpath.name for path in found],
-            "sha256": [content_sha256(path.fpath) for path in found],
-            "steps": [dict(step) for step in self.steps],
-            "notes": list(self.notes),
-        }
-        return recording_of(trials, wanted(self, subject), origin)
+        return recorded(self, subject, runs, [path.fpath for path in found])
 
     def _run(self, path: Any, subject: str, number: int) -> Work:
         where = path.basename

@@ -12,15 +12,20 @@ DATA_ROOTS = ("data", "../shared/data")
 """Folders searched for a relative path, after the one named by the environment variable JAXALIGN_DATA."""
 
 
+def candidates(path: str) -> list[Path]:
+    """Where a file or folder may be: as given, and, if that is relative, under the data folders; in order of preference."""
+    given = Path(path).expanduser()
+    roots = [Path(root) for root in (os.environ.get("JAXALIGN_DATA"), *DATA_ROOTS) if root]
+    return [given] if given.is_absolute() else [given, *(root / given for root in roots)]
+
+
 def find(path: str) -> Path:
     """A data file: as given, or under the first data folder that has it.
 
     Raises:
         DataError: if it is nowhere; says where it was looked for.
     """
-    given = Path(path).expanduser()
-    roots = [Path(root) for root in (os.environ.get("JAXALIGN_DATA"), *DATA_ROOTS) if root]
-    places = [given] if given.is_absolute() else [given, *(root / given for root in roots)]
+    places = candidates(path)
     for place in places:
         if place.is_file():
             return place

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxalign.errors import ConfigError, DataError, nearest
-from jaxalign.sources.files import DATA_ROOTS, find, sha256
+from jaxalign.sources.files import candidates, find, sha256
 
 ID, FILE, GROUP = "stimulus_id", "file", "group"
 """Columns of a table of stimuli; the group is optional."""
@@ -233,9 +232,7 @@ def _files(folder: Path, asked: Asked) -> Iterator[Path]:
 
 def _folder(path: str) -> Path:
     """A folder: as given, or under the first data folder that has it."""
-    given = Path(path).expanduser()
-    roots = [Path(root) for root in (os.environ.get("JAXALIGN_DATA"), *DATA_ROOTS) if root]
-    places = [given] if given.is_absolute() else [given, *(root / given for root in roots)]
+    given, places = Path(path).expanduser(), candidates(path)
     for place in places:
         if place.is_dir():
             return place

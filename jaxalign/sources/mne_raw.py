@@ -14,18 +14,18 @@ from jaxalign.sources.files import find
 from jaxalign.sources.reading import (
     Events,
     chosen_events,
-    content_sha256,
     events_of,
     events_table,
     find_recording,
     named_stimuli,
     prepared,
     read_any,
+    recorded,
     with_metadata,
     work_of,
 )
-from jaxalign.sources.steps import carried_out, parsed
-from jaxalign.sources.trials import Work, recording_of, wanted
+from jaxalign.sources.steps import parsed
+from jaxalign.sources.trials import Work, wanted
 
 NAMES = ("stimulus_columns", "use_events", "channels", "stimuli", "test_stimuli", "notes")
 
@@ -119,14 +119,7 @@ class MneRaw:
     def _recording(self, subject: str, paths: list[str]) -> Recording:
         found = [find_recording(path) for path in paths]
         runs = [self._run(subject, number, path) for number, path in enumerate(found, 1)]
-        trials = carried_out(runs, self.steps, f"{self.name}, subject {subject}")
-        origin = {
-            "files": [path.name for path in found],
-            "sha256": [content_sha256(path) for path in found],
-            "steps": [dict(step) for step in self.steps],
-            "notes": list(self.notes),
-        }
-        return recording_of(trials, wanted(self, subject), origin)
+        return recorded(self, subject, runs, found)
 
     def _run(self, subject: str, number: int, path: Path) -> Work:
         data, notes = read_any(path)

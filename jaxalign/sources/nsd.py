@@ -330,19 +330,6 @@ class Nsd:
         )
 
 
-def noise_ceiling_r(ncsnr: np.ndarray, n_averaged: int) -> np.ndarray:
-    """Largest Pearson r that a perfect model reaches with averages of n presentations. (n_voxels,) -> (n_voxels,)
-
-    Args:
-        ncsnr: signal over noise standard deviation of a single presentation.
-        n_averaged: presentations that are averaged.
-    Source:
-        Allen et al. 2022, Nature Neuroscience 25:116; the share of variance is ncsnr^2 / (ncsnr^2 + 1/n).
-    """
-    squared = np.square(np.asarray(ncsnr, np.float64))
-    return np.sqrt(squared / (squared + 1 / n_averaged))
-
-
 def _ncsnr(sums: np.ndarray, squares: np.ndarray, n_repetitions: int, total: float | None) -> np.ndarray:
     """From sums over repetitions, and summed squares of all trials; total variance 1 after z-scoring. -> (n_voxels,)"""
     n_images = len(sums)

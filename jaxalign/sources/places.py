@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from jaxalign.errors import DataError, nearest
-from jaxalign.sources.files import DATA_ROOTS, find, sha256
+from jaxalign.sources.files import candidates, find, sha256
 
 
 def find_place(path: str) -> Path:
@@ -17,9 +16,7 @@ def find_place(path: str) -> Path:
     Raises:
         DataError: if it is nowhere; says where it was looked for.
     """
-    given = Path(path).expanduser()
-    roots = [Path(root) for root in (os.environ.get("JAXALIGN_DATA"), *DATA_ROOTS) if root]
-    for place in [given] if given.is_absolute() else [given, *(root / given for root in roots)]:
+    for place in candidates(path):
         if place.is_dir() and path:
             return place
     return find(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxalign.contracts import Recording
 from jaxalign.errors import ConfigError, DataError
-from jaxalign.sources.files import DATA_ROOTS, find, sha256
-from jaxalign.sources.trials import ID, Wanted, Work, column_of, near, numbers, table_rows
+from jaxalign.sources.files import candidates, find, sha256
+from jaxalign.sources.steps import carried_out
+from jaxalign.sources.trials import ID, Wanted, Work, column_of, near, numbers, recording_of, table_rows, wanted
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 FOLDERS = (".ds", ".mff")
@@ -46,9 +47,7 @@ def find_folder(path: str, needs: str = "") -> Path:
     """
     if not path:
         raise ConfigError("dataset.folder is empty: name the folder of the data set.")
-    given = Path(path).expanduser()
-    roots = [Path(root) for root in (os.environ.get("JAXALIGN_DATA"), *DATA_ROOTS) if root]
-    places = [given] if given.is_absolute() else [given, *(root / given for root in roots)]
+    places = candidates(path)
     found = next((place for place in places if place.is_dir()), None)
     if found is None:
         looked = ", ".join(str(place.resolve()) for place in places)
@@ -88,6 +87,28 @@ def content_sha256(path: Path) -> str:
         files = [path, *(path.with_suffix(suffix) for suffix in BESIDE.get(path.suffix.lower(), ()))]
     hashes = [sha256(one) for one in files if one.is_file()]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def recorded(dataset: Any, subject: str, runs: Sequence[Work], files: Sequence[Path]) -> Recording:
+    """Preprocess the runs of a subject and put them together.
+
+    Args:
+        dataset: has name, steps, notes and the fields of `Wanted`.
+        subject: whose they are.
+        runs: one per file, as `work_of` makes them.
+        files: what was read, for the record.
+    Raises:
+        ConfigError: if a step does not fit the data.
+        DataError: if the responses cannot be used.
+    """
+    trials = carried_out(runs, dataset.steps, f"{dataset.name}, subject {subject}")
+    origin = {
+        "files": [path.name for path in files],
+        "sha256": [content_sha256(path) for path in files],
+        "steps": [dict(step) for step in dataset.steps],
+        "notes": list(dataset.notes),
+    }
+    return recording_of(trials, wanted(dataset, subject), origin)
 
 
 def quietly(read: Callable[[], Any], path: Path) -> tuple[Any, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from jaxalign.contracts import Recording
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.sources import bids, fieldtrip
 from jaxalign.sources.files import find, sha256
-from jaxalign.sources.reading import Events, content_sha256, find_folder, holds, prepared, work_of
+from jaxalign.sources.reading import Events, find_folder, holds, prepared, recorded, work_of
 from jaxalign.sources.steps import carried_out, parsed
 from jaxalign.sources.textgrid import read_textgrid, tier_named
 from jaxalign.sources.trials import ID, Work, column_of, numbers, recording_of, table_rows, wanted
@@ -279,16 +279,8 @@ class Ds004408:
 
     def _recording(self, root: Path, subject: str) -> Recording:
         found = bids.run_files(root, subject, self)
-        trials = carried_out(
-            [self._run(root, path, subject) for path in found], self.steps, f"{self.name}, subject {subject}"
-        )
-        origin = {
-            "files": [path.fpath.name for path in found],
-            "sha256": [content_sha256(path.fpath) for path in found],
-            "steps": [dict(step) for step in self.steps],
-            "notes": list(self.notes),
-        }
-        return recording_of(trials, wanted(self, subject), origin)
+        runs = [self._run(root, path, subject) for path in found]
+        return recorded(self, subject, runs, [path.fpath for path in found])
 
     def _run(self, root: Path, path: Any, subject: str) -> Work:
         data, notes = bids.read_run(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxalign.errors import ConfigError, DataError, nearest
-from jaxalign.sources.files import DATA_ROOTS
+from jaxalign.sources.files import candidates
 from jaxalign.sources.media import checked_ids
 from jaxalign.sources.montage import template_positions
 from jaxalign.sources.restricted import read_npy
@@ -146,9 +145,7 @@ def _number(subject: str) -> str:
 def _folder(path: str) -> Path:
     if not path:
         raise ConfigError("THINGS-EEG2 is nowhere: set dataset.path=FOLDER, the folder that holds sub-01, sub-02 ...")
-    given = Path(path).expanduser()
-    roots = [Path(root) for root in (os.environ.get("JAXALIGN_DATA"), *DATA_ROOTS) if root]
-    places = [given] if given.is_absolute() else [given, *(root / given for root in roots)]
+    given, places = Path(path).expanduser(), candidates(path)
     for place in places:
         if place.is_dir():
             return place
