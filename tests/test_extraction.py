@@ -266,6 +266,20 @@ def test_pictures_of_files_are_matched_by_their_ids(llava, tmp_path, capsys, mon
         gather(run, quiet)
 
 
+def test_files_are_hashed_once_for_all_models(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from jaxalign.sources.image_files import Images
+
+    for at in range(3):
+        Image.fromarray(np.full((64, 64, 3), 60 * at, np.uint8)).save(tmp_path / f"p{at}.png")
+    hashed, digest = [], Images.content_sha256
+    monkeypatch.setattr(Images, "content_sha256", lambda self: hashed.append(self) or digest(self))
+    words = ["stimuli=images", f"stimuli.path={tmp_path}", f"store={tmp_path}/store"]
+    assert commands.main(["extract", "model=[pixels,luminance]", *words]) == 0
+    assert len(hashed) == 1 and len(list((tmp_path / "store").glob("[a-z]*"))) == 2
+
+
 @pytest.mark.slow
 def test_two_processes_extract_the_same_bytes_as_one(llava, tmp_path):
     words = ["extract", *request(llava, "PLACE")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxalign.commands import progress
 from jaxalign.commands.composed import compose
 from jaxalign.contracts import RunConfig
@@ -19,7 +21,8 @@ def main(arguments: list[str]) -> None:
     dist.initialize(run.dist)
     if run.dataset is None and run.stimuli is None:
         raise ConfigError("Nothing is shown to the models: add stimuli=images stimuli.path=FOLDER, or a dataset.")
-    failures = [error for name in run.model if (error := _one(run, name)) is not None]
+    shared: dict[str, Any] = {}
+    failures = [error for name in run.model if (error := _one(run, name, shared)) is not None]
     dist.barrier("end")
     if len(failures) == 1:
         raise failures[0]
@@ -28,7 +31,7 @@ def main(arguments: list[str]) -> None:
         raise DataError(f"{len(failures)} of {len(run.model)} models were not extracted:\n{told}")
 
 
-def _one(run: RunConfig, name: str) -> JaxalignError | None:
+def _one(run: RunConfig, name: str, shared: dict[str, Any]) -> JaxalignError | None:
     """Extract one model; its error, if it has one."""
     from jaxalign import store
     from jaxalign.runtime import dist
@@ -36,7 +39,7 @@ def _one(run: RunConfig, name: str) -> JaxalignError | None:
 
     try:
         with progress.shown() as show:
-            folder = extract(run, name, show)
+            folder = extract(run, name, show, shared)
     except JaxalignError as error:
         return error
     if dist.is_first():

@@ -9,7 +9,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,16 +179,9 @@ def _store_name(source: ActivationSource, plan: _Plan) -> str:
 # Computing
 
 
-@dataclass
-class _Failed:
-    """Stimuli that could not be computed: index -> why."""
-
-    why: dict[int, str] = field(default_factory=dict)
-
-
 def _compute(source: ActivationSource, shown: Shown, plan: _Plan, parts: Path, progress: Any) -> list[list[Any]]:
     """Compute the batches of this process that are not there. -> [index, why] of stimuli that failed."""
-    failed = _Failed()
+    failed: dict[int, str] = {}  # stimulus -> why
     mine = [batch for batch in range(len(plan.batches)) if batch % dist.count() == dist.index()]
     todo = [batch for batch in mine if not _is_whole(_part(parts, batch))]
     n_done = sum(len(plan.batches[batch]) for batch in set(mine) - set(todo))
@@ -200,10 +193,10 @@ def _compute(source: ActivationSource, shown: Shown, plan: _Plan, parts: Path, p
                 write(lambda batch=batch, rows=rows: _keep(_part(parts, batch), rows))  # type: ignore[misc]
             n_done += len(plan.batches[batch])
             progress(f"extract {source.fits[0].model}", n_done / n_mine)
-    return [[index, why] for index, why in sorted(failed.why.items())]
+    return [[index, why] for index, why in sorted(failed.items())]
 
 
-def _decoded(todo: Sequence[int], shown: Shown, plan: _Plan, failed: _Failed) -> Iterator[tuple[int, list[Any]]]:
+def _decoded(todo: Sequence[int], shown: Shown, plan: _Plan, failed: dict[int, str]) -> Iterator[tuple[int, list[Any]]]:
     """Batches of stimuli, decoded in the reading thread; one with an unreadable stimulus is left for another run."""
     for batch in todo:
         with meter.METER.stage("decode"):
@@ -212,25 +205,24 @@ def _decoded(todo: Sequence[int], shown: Shown, plan: _Plan, failed: _Failed) ->
                 try:
                     stimuli.append(shown.get(int(index)))
                 except DataError as error:
-                    failed.why[int(index)] = str(error)
+                    failed[int(index)] = str(error)
         if len(stimuli) == len(plan.batches[batch]):
             yield batch, stimuli
 
 
 def _forward(
-    source: ActivationSource, batch: int, stimuli: list[Any], plan: _Plan, failed: _Failed
+    source: ActivationSource, batch: int, stimuli: list[Any], plan: _Plan, failed: dict[int, str]
 ) -> list[np.ndarray] | None:
     """Rows of one batch per fit; the last batch is padded to full size and its padding dropped. None where a stimulus is refused."""
     members = plan.batches[batch]
     with meter.METER.stage("forward"):
         try:
             pooled = source.activations(stimuli + [stimuli[-1]] * (source.batch_size - len(stimuli)))
-        except DataError as error:
+        except DataError:
             refused = _refused(source, stimuli)
             if not refused:
                 raise
-            failed.why |= {int(members[at]): why for at, why in refused.items()}
-            del error
+            failed.update({int(members[at]): why for at, why in refused.items()})
             return None
         keys = [(fit.layer, fit.pooling) for fit in source.fits]
         return [_real(np.asarray(pooled[key]), plan.counts[members]) for key in keys]

@@ -103,7 +103,7 @@ def gather(run: RunConfig, progress: Any, shared: dict[str, Any] | None = None, 
     """
     shared = {} if shared is None else shared
     is_simulator = isinstance(run.dataset, SimulatedEeg)
-    brain = None if is_simulator else _once(shared, f"brain {run.dataset}", lambda: _read(run.dataset))
+    brain = None if is_simulator else _brain(run, shared)
     pictures = run.stimuli
     if is_simulator and pictures is None:
         raise ConfigError("A simulated data set needs pictures to show: add stimuli=pictures.")
@@ -128,12 +128,13 @@ def gather(run: RunConfig, progress: Any, shared: dict[str, Any] | None = None, 
     )
 
 
-def extract(run: RunConfig, name: str, progress: Any) -> Path:
+def extract(run: RunConfig, name: str, progress: Any, shared: dict[str, Any]) -> Path:
     """Extract one model of a request for its stimuli, or those of its data set, into a store.
 
     Args:
         name: of the model's entry.
         progress: called with a sentence and a fraction done.
+        shared: recordings and stimuli are kept here, and read once for all models of a request.
     Returns:
         The folder of the store.
     Raises:
@@ -146,9 +147,10 @@ def extract(run: RunConfig, name: str, progress: Any) -> Path:
             f"model.{name} is no network: its features come with the recording, or are in a store already."
         )
     is_simulator = run.dataset is None or isinstance(run.dataset, SimulatedEeg)
-    stimuli = _stimuli(None if is_simulator else _read(run.dataset), run.stimuli)
+    brain = None if is_simulator else _brain(run, shared)
+    stimuli = _stimuli(brain, run.stimuli)
     source = extraction.open_for(entry, stimuli, run.mesh)
-    return extraction.extracted(source, stimuli[source.takes](), run.store, progress)
+    return extraction.extracted(source, _shown(run, source.takes, stimuli, shared), run.store, progress)
 
 
 NAME_THEM = "name them by a table with the columns stimulus_id and file (stimuli.table=FILE.csv)."
@@ -194,6 +196,20 @@ def _once(shared: dict[str, Any], key: str, make: Callable[[], Any]) -> Any:
     if key not in shared:
         shared[key] = make()
     return shared[key]
+
+
+def _brain(run: RunConfig, shared: dict[str, Any]) -> list[Recording] | RdmSet:
+    """The recordings of a data set, read once for all runs of a sweep."""
+    found: list[Recording] | RdmSet = _once(shared, f"brain {run.dataset}", lambda: _read(run.dataset))
+    return found
+
+
+def _shown(
+    run: RunConfig, kind: str, stimuli: dict[str, Callable[[], extraction.Shown]], shared: dict[str, Any]
+) -> extraction.Shown:
+    """Stimuli of one kind, listed and hashed once for all models."""
+    found: extraction.Shown = _once(shared, f"stimuli {kind} {run.stimuli} {run.dataset}", stimuli[kind])
+    return found
 
 
 def _simulated(
@@ -292,7 +308,7 @@ def _from_network(name: str, entry: Any, way: _Way) -> Iterator[_Part]:
         size = source.n_weight_bytes
         yield from (_Part(fit, _not_read, 0, False, name, source.identity, "", size) for fit in source.fits)
         return
-    shown = stimuli[source.takes]()
+    shown = _shown(way.run, source.takes, stimuli, way.shared)
     rows = stream.rows_by_id("The stimulus set", shown.ids, way.stimulus_ids, NAME_THEM)
     note = "" if rows is None else "Stimuli were matched to the recording by their ids, not by their order."
     folder = extraction.extracted(source, shown, way.run.store, way.progress)
