@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from jaxalign.models import bridge
+from jaxalign.models.patches import prepared
 
 
 class Masked(torch.nn.Module):
@@ -24,7 +25,7 @@ class Masked(torch.nn.Module):
 
 def run(module, *inputs, forward=None, keeps_all=False):
     """What JAX makes of a module's forward pass under jit."""
-    module = bridge.prepare(module)
+    module = prepared(module, ())
     weights = {name: jnp.asarray(bridge.to_numpy(value)) for name, value in bridge.weights_of(module).items()}
     names = [f"input{at}" for at in range(len(inputs))]
 

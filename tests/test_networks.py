@@ -253,7 +253,7 @@ def test_shards_are_read_one_tensor_at_a_time(tmp_path):
     alive, peak, largest = set(), [0], [0]
 
     class Counting:
-        n_parallel, is_manual = 1, True
+        n_parallel = 1
 
         def weight(self, name, values):
             base = values if values.base is None else values.base
@@ -408,8 +408,9 @@ def test_pictures_are_brought_to_one_size(fit):
     assert (found[0, 5] == 128).all() == (fit == "pad")
 
 
-def test_bfloat16_weights_give_float32_rows(written):
-    entry = replace(written("llava"), dtype="bfloat16")
+@pytest.mark.parametrize("engine", ["torchax", "torch"])
+def test_bfloat16_weights_give_float32_rows(written, engine):
+    entry = replace(written("llava"), dtype="bfloat16", engine=engine)
     source = entry.open()
     shown = stimuli(entry)
     rows = source.activations(shown)

@@ -24,13 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from torch.nn.utils import parametrize, stateless
+from torch.nn.utils import stateless
 from torch.utils import _mode_utils as mode_utils
 from torch.utils import _pytree as torch_pytree
 
 from jaxalign.errors import ConfigError
 from jaxalign.models.attention import scaled_dot_product_attention
-from jaxalign.models.hooks import Outputs
+from jaxalign.models.hooks import Outputs, to_numpy
 from jaxalign.models.torchax_import import import_torchax
 
 # Checks on values cannot be traced; transformers leaves them out when this is set before they run.
@@ -63,14 +63,6 @@ def _lift(value: torch.Tensor) -> Any:
     if is_traced(value):
         return value.jax()  # type: ignore[attr-defined]
     return value.detach().numpy() if value.dtype == torch.bool else to_numpy(value)
-
-
-def to_numpy(value: torch.Tensor) -> np.ndarray:
-    """The same numbers as NumPy, bfloat16 included (as ml_dtypes); without a copy where memory is contiguous."""
-    value = value.detach().contiguous()
-    if value.dtype == torch.bfloat16:
-        return value.view(torch.int16).numpy().view(jnp.bfloat16)
-    return value.numpy()
 
 
 class Bridge(_tensor.Environment):  # type: ignore[name-defined]
@@ -227,19 +219,6 @@ def _embedding_bag(ids: Any, table: Any, per_sample_weights: Any = None, mode: s
 def environment() -> Bridge:
     """The one environment of the process."""
     return Bridge()
-
-
-def prepare(module: torch.nn.Module) -> torch.nn.Module:
-    """Fold weight normalisation into plain weights and route mixtures of experts by static shapes; in place.
-
-    Returns:
-        The module, in evaluation mode and without gradients.
-    """
-    for part in module.modules():
-        if parametrize.is_parametrized(part):
-            for name in list(part.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
-    return module.eval().requires_grad_(False)
 
 
 def weights_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxalign.contracts import Fit, Sound
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.models import controls_pictures, controls_sound, controls_text
+from jaxalign.models.checks import checked_picture, checked_sound
 from jaxalign.models.controls_sound import Course, Frames
 from jaxalign.models.controls_text import Frequencies
 from jaxalign.models.sound import resampled
@@ -312,26 +313,13 @@ def frames(sound: Sound, layer: str, settings: Control, n_bins: int | None = Non
 
 def _picture(picture: Any, index: int, settings: Control) -> np.ndarray:
     """(height, width, 3) uint8, cropped if so asked."""
-    values = np.asarray(picture)
-    if values.dtype != np.uint8 or values.ndim != 3 or values.shape[2] != 3 or 0 in values.shape:
-        raise DataError(
-            f"Image {index} of a batch of '{settings.name}' is {values.dtype} of shape {values.shape}: give uint8 "
-            "(height, width, 3), red, green and blue from 0 to 255."
-        )
+    values = checked_picture(picture, index, settings.name)
     return controls_pictures.centre_square(values) if settings.image_fit == "crop" else values
 
 
 def _sound(sound: Any, index: int, settings: Control) -> Sound:
     """The sound at the rate of the control."""
-    if not isinstance(sound, Sound):
-        raise DataError(f"Sound {index} of a batch of '{settings.name}' is a {type(sound).__name__}: give a Sound.")
-    n_bad = int(np.count_nonzero(~np.isfinite(sound.values)))
-    if not len(sound.values) or n_bad:
-        raise DataError(
-            f"Sound {index} of a batch of '{settings.name}' has {len(sound.values)} samples, {n_bad} of them not finite: "
-            "give a recording with samples that are numbers."
-        )
-    return resampled(sound, settings.rate_hz)
+    return resampled(checked_sound(sound, index, settings.name), settings.rate_hz)
 
 
 def _texts(stimulus: Any, index: int, settings: Control) -> list[str]:

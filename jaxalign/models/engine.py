@@ -16,8 +16,9 @@ import numpy as np
 from jaxalign.contracts import Fit
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.models import building, loading, snapshot
+from jaxalign.models.checks import check_count
 from jaxalign.models.hooks import keep_rows, to_jax
-from jaxalign.models.layers import Tokens, Wanted, forward_of, points_of, pooled, wanted_of
+from jaxalign.models.layers import Tokens, Wanted, forward_of, keeps_padding, points_of, pooled, wanted_of
 from jaxalign.models.patches import PATCHES, prepared
 from jaxalign.models.placement import OneDevice, Place, Placement
 from jaxalign.models.processing import Batch, Images, Processing, Sounds, media_token_id
@@ -34,7 +35,7 @@ LAYOUTS = ("bnd", "tiles", "packed", "1packed", "bhwd")
 MAX_PROGRAMS = 24
 """Compiled programs of one network: more mean that every batch has another shape."""
 
-NOT_IDENTITY = ("path", "tiny", "card", "hub_id", "engine_options")
+NOT_IDENTITY = ("path", "tiny", "card", "hub_id")
 """Settings that do not decide the numbers: files count by their bytes, not by where they lie."""
 
 
@@ -45,8 +46,7 @@ def open_network(settings: Network, place: Place | None = None) -> NetworkSource
         ConfigError: if a name is unknown, a path leads nowhere, or no revision is pinned.
         DataError: if files are missing, damaged, or ask to run code.
     """
-    _check_names(settings)
-    building.class_named(settings.model_class)
+    check_names(settings)
     if settings.takes == "text":
         raise ConfigError(f"Model '{settings.name}' takes text: make it an entry of schema/text_encoder.")
     folder = snapshot.find(settings.name, settings.path, settings.hub_id, settings.revision)
@@ -60,12 +60,11 @@ def open_in(
     """A network from a checked folder.
 
     Args:
-        settings: the entry.
+        settings: the entry, its names checked.
         folder: the checkpoint.
         place: bytes of the weights -> devices; the default device by default.
         processing_of: the network without weights -> how its stimuli become inputs.
     """
-    _check_names(settings)
     kind = building.class_named(settings.model_class)
     config = _configuration(settings, kind, folder)
     module = prepared(building.abstract(kind, config, settings.dtype), settings.patches)
@@ -119,15 +118,13 @@ class NetworkSource:
     def spec(self) -> dict[tuple[str, str], jax.ShapeDtypeStruct]:
         """(layer, pooling) -> shape and dtype of one batch; found by tracing with abstract weights."""
         batch = self.processing.example(self.settings.batch_size)
-        weights, dynamic = self.abstract_weights, _dynamic(batch)
-        return dict(jax.eval_shape(self.function(batch), weights, dynamic))
+        return dict(jax.eval_shape(self.function(batch), self.abstract_weights, self.dynamic(batch)))
 
     @property
     def abstract_weights(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of all weights, without memory."""
         from jaxalign.models import bridge
 
-        bridge.prepare(self.module)
         weights = bridge.weights_of(self.module)
         return {name: jax.ShapeDtypeStruct(tuple(value.shape), _jax_dtype(value)) for name, value in weights.items()}
 
@@ -192,12 +189,7 @@ class NetworkSource:
 
     def activations(self, stimuli: Sequence[Any]) -> dict[tuple[str, str], jax.Array]:
         """Features of one batch, by (layer, pooling); see ActivationSource."""
-        if len(stimuli) != self.batch_size:
-            word = {"image": "images", "audio": "sounds", "text": "texts"}[self.takes]
-            raise DataError(
-                f"Model '{self.settings.name}' was given {len(stimuli)} {word} and takes {self.batch_size} at a time: "
-                "pad a short batch with any stimulus."
-            )
+        check_count(self.settings.name, self.takes, len(stimuli), self.batch_size)
         if self.settings.engine == "torch":
             return _joined([self._by_torch(batch) for batch in self._for_torch(stimuli)])
         batches = self.processing.batches(stimuli, self.placement.n_parallel)
@@ -207,13 +199,16 @@ class NetworkSource:
                 "has as many tokens."
             )
         weights, program = self.weights, self._program(batches[0])
-        dynamic = self.placement.batch(_dynamic_of(batches))
+        dynamic = self.placement.batch(_behind_one_another([self.dynamic(batch) for batch in batches]))
         with jax.transfer_guard("disallow"):
             return dict(program(weights, dynamic))
 
     def dynamic(self, batch: Batch) -> dict[str, Any]:
         """What varies from batch to batch, as arrays of the host: the second argument of `function`."""
-        return _dynamic(batch)
+        tokens = {"is_token": batch.tokens.is_token, "is_media": batch.tokens.is_media}
+        if batch.tokens.duration_s is not None:
+            tokens["duration_s"] = batch.tokens.duration_s
+        return {"inputs": {name: _narrow(value) for name, value in batch.traced.items()}, **tokens}
 
     def function(self, batch: Batch) -> Callable[..., dict[tuple[str, str], jax.Array]]:
         """The pure function of batches with this batch's shapes and constants: capture, pooling and cast in one.
@@ -224,11 +219,8 @@ class NetworkSource:
         from jaxalign.models import bridge
 
         settings, dtype = self.settings, jnp.dtype(self.settings.dtype)
-        bridge.prepare(self.module)
         forward = forward_of(settings, self.module, self.points, batch.static)
-        captured = bridge.as_function(
-            self.module, forward, keeps_all=settings.takes == "audio" and bool(settings.traced)
-        )
+        captured = bridge.as_function(self.module, forward, keeps_padding(settings))
 
         def fn(weights: Any, dynamic: Any) -> dict[tuple[str, str], jax.Array]:
             inputs = {name: _cast(value, dtype) for name, value in dynamic["inputs"].items()}
@@ -257,32 +249,23 @@ class NetworkSource:
 
         place = self.placement.weight
         if self.settings.weights == "untrained":
-            module = bridge.prepare(prepared(self._untrained(), self.settings.patches))
+            module = prepared(self._untrained(), self.settings.patches)
             return {name: place(name, bridge.to_numpy(value)) for name, value in bridge.weights_of(module).items()}
-        loaded, placed = loading.load(
-            self.kind, self.folder, self.settings.dtype, place, self._own_config(), dict(self.settings.renames)
-        )
-        return _folded(loaded, placed, place)
+        return _folded(*self._loaded(place), place)
 
     @cached_property
     def torch_module(self) -> Any:
         """The network with its weights, for torch's own kernels."""
-        from jaxalign.models import bridge
-
-        if self.settings.weights == "untrained":
-            module = self._untrained()
-        else:
-            module, _ = loading.load(
-                self.kind, self.folder, self.settings.dtype, None, self._own_config(), dict(self.settings.renames)
-            )
-        return bridge.prepare(prepared(module, self.settings.patches))
+        module = self._untrained() if self.settings.weights == "untrained" else self._loaded(None)[0]
+        return prepared(module, self.settings.patches)
 
     def _untrained(self) -> Any:
         return building.untrained(self.kind, self.config, self.settings.dtype, self.settings.seed)
 
-    def _own_config(self) -> Any:
-        """The configuration object, where the checkpoint's own is not that of the class."""
-        return self.config if self.settings.kind == "composite" else None
+    def _loaded(self, place: loading.PlaceWeight | None) -> tuple[Any, dict[str, jax.Array]]:
+        """The module and its placed weights; a composite brings a configuration, since its checkpoint's is another class's."""
+        config = self.config if self.settings.kind == "composite" else None
+        return loading.load(self.kind, self.folder, self.settings.dtype, place, config, dict(self.settings.renames))
 
     def _for_torch(self, stimuli: Sequence[Any]) -> list[Batch]:
         """Batches for torch, which drops what is masked and so cannot be given placeholders for it."""
@@ -318,24 +301,15 @@ def _folded(loaded: Any, placed: dict[str, jax.Array], place: Any) -> dict[str, 
     with bridge.torch.no_grad():
         for name, value in placed.items():
             bridge.set_parameter(loaded, name, np.asarray(value))
-        bridge.prepare(loaded)
+        prepared(loaded, ())
     return {
         name: placed[name] if name in placed else place(name, bridge.to_numpy(value))
         for name, value in bridge.weights_of(loaded).items()
     }
 
 
-def _dynamic(batch: Batch) -> dict[str, Any]:
-    """What varies from batch to batch, as arrays of the host."""
-    tokens = {"is_token": batch.tokens.is_token, "is_media": batch.tokens.is_media}
-    if batch.tokens.duration_s is not None:
-        tokens["duration_s"] = batch.tokens.duration_s
-    return {"inputs": {name: _narrow(value) for name, value in batch.traced.items()}, **tokens}
-
-
-def _dynamic_of(batches: list[Batch]) -> dict[str, Any]:
-    """The parts of a batch behind one another, to be split over devices again."""
-    parts = [_dynamic(batch) for batch in batches]
+def _behind_one_another(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The parts of a batch as one, to be split over devices again."""
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
@@ -359,7 +333,7 @@ def _joined(parts: list[dict[tuple[str, str], jax.Array]]) -> dict[tuple[str, st
 # Opening
 
 
-def _check_names(settings: Network) -> None:
+def check_names(settings: Network) -> None:
     """Refuse words that mean nothing, before anything heavy is imported."""
     choices = {"engine": ENGINES, "weights": WEIGHTS, "kind": KINDS, "takes": TAKES, "encoder_layout": LAYOUTS}
     for name, known in {**choices, "dtype": building.DTYPES}.items():

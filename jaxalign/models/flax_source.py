@@ -18,6 +18,7 @@ from jaxalign.contracts import Fit
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.models import snapshot
 from jaxalign.models.card import Card
+from jaxalign.models.checks import check_count, checked_picture
 
 if TYPE_CHECKING:
     from jaxalign.models.placement import Place, Placement
@@ -193,12 +194,9 @@ class FlaxSource:
 
     def activations(self, stimuli: Sequence[np.ndarray]) -> dict[tuple[str, str], jax.Array]:
         """Features of one batch of images, by (layer, pooling); see ActivationSource."""
-        if len(stimuli) != self.batch_size:
-            raise DataError(
-                f"Model '{self.settings.name}' was given {len(stimuli)} images and takes {self.batch_size} at a time: "
-                "pad a short batch with any image."
-            )
-        pixels = self.processor(list(stimuli), return_tensors="np", input_data_format="channels_last")["pixel_values"]
+        check_count(self.settings.name, "image", len(stimuli), self.batch_size)
+        pictures = [checked_picture(picture, index, self.settings.name) for index, picture in enumerate(stimuli)]
+        pixels = self.processor(pictures, return_tensors="np", input_data_format="channels_last")["pixel_values"]
         state, program, placed = self.state, self.program, self.placement.batch(np.asarray(pixels, np.float32))
         with jax.transfer_guard("disallow"):
             return dict(program(state, placed))

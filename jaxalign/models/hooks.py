@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxalign.compute.pool import POOLINGS
@@ -124,6 +125,16 @@ def hidden_states(output: Any) -> Any:
     return output
 
 
+def to_numpy(value: torch.Tensor) -> np.ndarray:
+    """The same numbers as NumPy, bfloat16 included (as ml_dtypes); without a copy where memory is contiguous."""
+    import torch
+
+    value = value.detach().contiguous()
+    if value.dtype == torch.bfloat16:
+        return value.view(torch.int16).numpy().view(jnp.bfloat16)
+    return value.numpy()
+
+
 def to_jax(tensor: torch.Tensor) -> jax.Array:
     """The same host memory as a JAX array on the CPU; torch must not write to it afterwards.
 
@@ -131,8 +142,7 @@ def to_jax(tensor: torch.Tensor) -> jax.Array:
     meanwhile aborts (jax 0.10.2, torch 2.13: 23 of 25 processes with results still pending, 3 of 25 with all fetched).
     JAX frees borrowed NumPy memory in a Python thread. Neither way copies.
     """
-    host = tensor.detach().contiguous().numpy()
-    return jax.device_put(host, jax.local_devices(backend="cpu")[0], may_alias=True)
+    return jax.device_put(to_numpy(tensor), jax.local_devices(backend="cpu")[0], may_alias=True)
 
 
 def keep_rows(pooled: jax.Array) -> jax.Array:

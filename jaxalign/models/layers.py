@@ -169,6 +169,11 @@ def forward_of(
     return forward
 
 
+def keeps_padding(settings: Network) -> bool:
+    """Whether rows that a traced mask would drop stay, as placeholders that are masked: sounds padded to a bucket."""
+    return settings.takes == "audio" and bool(settings.traced)
+
+
 # Rows
 
 

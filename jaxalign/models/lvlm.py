@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxalign.compute.pool import POOLINGS
 from jaxalign.contracts import Fit
-from jaxalign.errors import ConfigError, DataError, nearest
+from jaxalign.errors import ConfigError, nearest
+from jaxalign.models.checks import check_count, checked_picture
 from jaxalign.models.hooks import Pooled, capture, layer_names, pool_layers
 
 if TYPE_CHECKING:
@@ -336,20 +337,10 @@ def _wanted(layers: Iterable[str], family: Family, pooling: Iterable[str]) -> tu
     )
 
 
-def _checked(stimuli: Sequence[np.ndarray], source: LvlmSource) -> Sequence[np.ndarray]:
+def _checked(stimuli: Sequence[np.ndarray], source: LvlmSource) -> list[np.ndarray]:
     """The stimuli, if they are as many as asked and pictures of 8 bits in three colours."""
-    if len(stimuli) != source.batch_size:
-        raise DataError(
-            f"Model '{source.settings.name}' was given {len(stimuli)} images and takes {source.batch_size} at a time: "
-            "pad a short batch with any image."
-        )
-    for index, picture in enumerate(stimuli):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
-            raise DataError(
-                f"Image {index} of the batch is {picture.dtype} of shape {picture.shape}: "
-                "give uint8 (height, width, 3), red, green and blue from 0 to 255."
-            )
-    return stimuli
+    check_count(source.settings.name, "image", len(stimuli), source.batch_size)
+    return [checked_picture(picture, index, source.settings.name) for index, picture in enumerate(stimuli)]
 
 
 def _squared(picture: np.ndarray, size: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxalign.models import bridge, building, tiny
-from jaxalign.models.layers import forward_of, points_of
+from jaxalign.models.layers import forward_of, keeps_padding, points_of
 from jaxalign.models.network import Network
 from jaxalign.models.patches import prepared
 
@@ -44,7 +44,7 @@ def compare(settings: Network, dtype: str = "float32", changes: Mapping[str, Any
     Raises:
         ConfigError: if the entry names something that its class has not.
     """
-    module = bridge.prepare(prepared(building.miniature(settings, dtype), settings.patches))
+    module = prepared(building.miniature(settings, dtype), settings.patches)
     inputs = tiny.inputs_of(settings, module) | dict(changes or {})
     points = points_of(settings, module)
     traced = {name: _cast(value, dtype) for name, value in inputs.items() if is_traced(settings, name, value)}
@@ -67,9 +67,7 @@ def is_traced(settings: Network, name: str, value: Any) -> bool:
 def run(settings: Network, module: Any, points: Any, static: Any, traced: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The captured layers as JAX computes them. Every value of the module goes there without a copy."""
     forward = forward_of(settings, module, points, static)
-    function = jax.jit(
-        bridge.as_function(module, forward, keeps_all=settings.takes == "audio" and bool(settings.traced))
-    )
+    function = jax.jit(bridge.as_function(module, forward, keeps_padding(settings)))
     weights = {name: jax.numpy.asarray(bridge.to_numpy(value)) for name, value in bridge.weights_of(module).items()}
     given = {name: jax.numpy.asarray(bridge.to_numpy(value)) for name, value in traced.items()}
     with jax.default_matmul_precision("highest"):

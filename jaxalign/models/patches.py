@@ -91,7 +91,17 @@ PATCHES: dict[str, Callable[[], Any]] = {
 
 
 def prepared(module: Any, names: Iterable[str]) -> Any:
-    """Make the changes that stay on a module: for "moe_batched", experts as batched products."""
+    """Make the changes that stay on a module: weight norm folded into plain weights; for "moe_batched", batched experts.
+
+    Returns:
+        The module, in evaluation mode and without gradients.
+    """
+    from torch.nn.utils import parametrize
+
+    for part in module.modules():
+        if parametrize.is_parametrized(part):
+            for name in list(part.parametrizations):
+                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
     if "moe_batched" in names:
         module.set_experts_implementation("batched_mm")
-    return module
+    return module.eval().requires_grad_(False)

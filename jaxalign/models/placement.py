@@ -13,15 +13,11 @@ class Placement(Protocol):
     """Devices for a network.
 
     Attributes:
-        n_parallel: parts that a batch is split into by stimulus, one per group of devices.
-        is_manual: whether each device runs the program on its own part (then static shapes are those of a part).
+        n_parallel: parts that a batch is split into by stimulus; each device runs the program on its own part.
     """
 
     @property
     def n_parallel(self) -> int: ...
-
-    @property
-    def is_manual(self) -> bool: ...
 
     def weight(self, name: str, values: np.ndarray) -> jax.Array: ...
 
@@ -34,7 +30,6 @@ class OneDevice:
     """Everything on the default device."""
 
     n_parallel = 1
-    is_manual = True
 
     def weight(self, _name: str, values: np.ndarray) -> jax.Array:
         """A parameter on the device."""

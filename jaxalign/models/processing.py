@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from jaxalign.errors import ConfigError, DataError
+from jaxalign.models.checks import checked_picture, checked_sound
 from jaxalign.models.layers import Tokens
 from jaxalign.models.sound import resampled
 
@@ -104,7 +105,8 @@ class Images:
             ConfigError: if the processor refuses the prompt, or the prompt lacks the image token.
         """
         pictures = [
-            fitted(_checked(picture, index, self.settings), self.settings) for index, picture in enumerate(stimuli)
+            fitted(checked_picture(picture, index, self.settings.name), self.settings)
+            for index, picture in enumerate(stimuli)
         ]
         n_batch = len(pictures) // n_chunks
         return [self._batch(pictures[start : start + n_batch]) for start in range(0, len(pictures), n_batch)]
@@ -166,15 +168,6 @@ class Images:
                 f"{self.token_id}): it must hold the processor's placeholder "
                 f"{getattr(self.processor, 'image_token', None)!r} where the image belongs."
             )
-
-
-def _checked(picture: np.ndarray, index: int, settings: Network) -> np.ndarray:
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
-        raise DataError(
-            f"Image {index} of a batch of '{settings.name}' is {picture.dtype} of shape {picture.shape}: "
-            "give uint8 (height, width, 3), red, green and blue from 0 to 255."
-        )
-    return picture
 
 
 IMAGE_FITS = ("crop", "stretch", "pad")
@@ -272,14 +265,8 @@ class Sounds:
 
     def _checked(self, sound: Sound, index: int) -> np.ndarray:
         """The sound at the rate of the network, (n_samples,) float32."""
-        values = resampled(sound, self.rate_hz).values
+        values = resampled(checked_sound(sound, index, self.settings.name), self.rate_hz).values
         duration_s, longest = len(values) / self.rate_hz, self.settings.max_audio_s
-        if not len(values) or not np.isfinite(values).all():
-            n_bad = np.count_nonzero(~np.isfinite(values))
-            raise DataError(
-                f"Sound {index} of a batch of '{self.settings.name}' has {len(values)} samples, {n_bad} of them not finite: "
-                "give a recording with samples that are numbers."
-            )
         if longest is not None and duration_s > longest + 1e-6:
             raise DataError(
                 f"Sound {index} of a batch of '{self.settings.name}' lasts {duration_s:.2f} s and the model hears {longest:g} s: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -134,6 +134,7 @@ class TextEncoder:
         folder = snapshot.find(self.name, self.path, self.hub_id, self.revision, self.package)
         snapshot.check(folder, self.weights == "pretrained")
         network = _as_network(self, snapshot.base_class(folder) if not self.model_class else self.model_class)
+        engine.check_names(network)
         tokenizer = AutoTokenizer.from_pretrained(folder, **snapshot.LOCAL)
         source = engine.open_in(network, folder, place, lambda module: Texts(self, tokenizer, _limit(self, module)))
         return replace(source, finish=self._finish, extra_identity=self._extra)
@@ -145,8 +146,7 @@ class TextEncoder:
 
     @property
     def _extra(self) -> dict[str, Any]:
-        names = ("columns", "combine", "normalize", "max_tokens")
-        return {name: value for name, value in asdict(self).items() if name in names}
+        return {name: getattr(self, name) for name in ("columns", "combine", "normalize", "max_tokens")}
 
 
 def _as_network(settings: TextEncoder, model_class: str) -> Network:

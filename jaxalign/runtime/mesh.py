@@ -157,8 +157,6 @@ class Replicated:
 
     mesh: Mesh
 
-    is_manual = True
-
     @property
     def n_parallel(self) -> int:
         """Parts of a batch."""
@@ -187,7 +185,6 @@ class Sharded:
 
     mesh: Mesh
 
-    is_manual = False
     n_parallel = 1
 
     def weight(self, _name: str, values: np.ndarray) -> jax.Array:
