@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,11 @@ def test_local_ends_with_the_code_that_says_most(records, codes, expected):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_local_passes_signals_on_and_waits(records, number):
     command = ["bash", str(LAUNCH / "local.sh"), "-n", "2", "-l", str(records / "logs"), "--", "x"]
-    process = subprocess.Popen(command, env={**os.environ, "WAIT": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    environment = {**os.environ, "WAIT": "1"}
+    # Tests that a script starts in the background are born deaf to SIGINT, and so would their children be.
+    listen = partial(signal.signal, number, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, env=environment, preexec_fn=listen, **pipes)
     wait_until(lambda: all((records / f"process-{index}.json").exists() for index in range(2)))
     process.send_signal(number)
     _, errors = process.communicate(timeout=15)
