@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -166,12 +165,14 @@ def test_local_ends_with_the_code_that_says_most(records, codes, expected):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_local_passes_signals_on_and_waits(records, number):
-    command = ["bash", str(LAUNCH / "local.sh"), "-n", "2", "-l", str(records / "logs"), "--", "x"]
-    environment = {**os.environ, "WAIT": "1"}
-    # Tests that a script starts in the background are born deaf to SIGINT, and so would their children be.
-    listen = partial(signal.signal, number, signal.SIG_DFL)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, env=environment, preexec_fn=listen, **pipes)
+    # Tests that a script starts in the background are born deaf to SIGINT, and so would their children be. A Popen that
+    # changed this by preexec_fn would fork, and JAX warns of forks.
+    hears = (
+        f"import os, signal, sys; signal.signal({int(number)}, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+    )
+    command = [sys.executable, "-S", "-c", hears, "bash", str(LAUNCH / "local.sh"), "-n", "2", "-l"]
+    command += [str(records / "logs"), "--", "x"]
+    process = subprocess.Popen(command, env={**os.environ, "WAIT": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until(lambda: all((records / f"process-{index}.json").exists() for index in range(2)))
     process.send_signal(number)
     _, errors = process.communicate(timeout=15)
