@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jaxalign.estimators import FractionalRidgeCV as FractionalRidgeCV
     from jaxalign.estimators import RidgeCV as RidgeCV
     from jaxalign.results import load as load
+    from jaxalign.results import load_ceilings as load_ceilings
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ _HOMES = {
     "Rsa": "jaxalign.compute.geometry",
     "Similarity": "jaxalign.compute.similarity",
     "load": "jaxalign.results",
+    "load_ceilings": "jaxalign.results",
     "rdm": "jaxalign.api",
     "rsa": "jaxalign.api",
     "rsa_within": "jaxalign.api",

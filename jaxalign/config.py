@@ -17,7 +17,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from jaxalign.compute import METRICS
+from jaxalign.compute import METRICS, ceiling, rdm_ceilings
 from jaxalign.contracts import RunConfig
 from jaxalign.errors import ConfigError, nearest
 from jaxalign.models import SOURCES
@@ -179,11 +179,17 @@ def _check_choices(run: RunConfig) -> None:
     for name, value, known in (("profile", run.profile, PROFILES), ("dist.mode", run.dist.mode, DIST_MODES)):
         if value not in known:
             raise ConfigError(f"{name}={value!r} is unknown. {nearest(value, known)}")
+    recipes = (ceiling.AUTO, *ceiling.OF_RESPONSES, *rdm_ceilings.OF_RDMS)
+    for name in run.ceiling.recipes:
+        if name not in recipes:
+            raise ConfigError(f"ceiling.recipes holds {name!r}, which is no recipe. {nearest(name, recipes)}")
+    if not run.ceiling.recipes:
+        raise ConfigError("ceiling.recipes is empty: name recipes, or leave it at [auto].")
 
 
 def _check_ranges(run: RunConfig) -> None:
     """Refuse numbers that mean nothing."""
-    least: dict[str, tuple[int | None, int]] = {"seed": (run.seed, 0), "n_ceiling_splits": (run.n_ceiling_splits, 1)}
+    least: dict[str, tuple[int | None, int]] = {"seed": (run.seed, 0), "ceiling.n_splits": (run.ceiling.n_splits, 1)}
     least |= {f"mesh.{name}": (value, 1) for name, value in vars(run.mesh).items() if name not in MEMORY}
     least |= {f"metric.{name}.n_permutations": (metric.n_permutations, 0) for name, metric in run.metric.items()}
     least |= {"dist.n_processes": (run.dist.n_processes, 1), "dist.process_id": (run.dist.process_id, 0)}

@@ -347,6 +347,23 @@ class Average:
 
 
 @dataclass
+class CeilingConfig:
+    """Noise ceilings of the scores. They change no score, so that they may be asked for again when all is computed.
+
+    Attributes:
+        recipes: names of recipes; the first that a statistic can have stands in its rows, all are in ceilings.parquet.
+            "auto" is split_half_spearman_brown_sqrt for responses; for RDMs leave_one_subject_out_rdm, and with one subject
+            split_quarter_rdm_two_terms_sqrt.
+        normalise: fill the column value_normalised, the score over its ceiling, where that is an estimate above chance.
+        n_splits: random splits of the repetitions.
+    """
+
+    recipes: list[str] = field(default_factory=lambda: ["auto"])
+    normalise: bool = False
+    n_splits: int = 20
+
+
+@dataclass
 class RunConfig:
     """One run.
 
@@ -362,7 +379,7 @@ class RunConfig:
         averages: declared averages of responses.
         n_permutations: of every metric; null keeps each metric's own.
         null: what a permutation may relabel.
-        n_ceiling_splits: random halves of the split-half ceiling.
+        ceiling: noise ceilings.
         store: folder of extracted activations, shared by runs.
         mesh: devices.
         dist: processes.
@@ -384,7 +401,7 @@ class RunConfig:
     averages: list[Average] = field(default_factory=list)
     n_permutations: int | None = None
     null: NullConfig = field(default_factory=NullConfig)
-    n_ceiling_splits: int = 20
+    ceiling: CeilingConfig = field(default_factory=CeilingConfig)
     store: str = "outputs/store"
     mesh: MeshConfig = field(default_factory=MeshConfig)
     dist: DistConfig = field(default_factory=DistConfig)

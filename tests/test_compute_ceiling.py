@@ -71,28 +71,70 @@ def test_too_few_stimuli_or_repetitions_are_counted_in_the_refusal(shape):
         ceiling.split_half(np.zeros(shape), 3, 0)
 
 
+def share_above_chance(z):
+    return pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 / z))
+
+
 @pytest.mark.parametrize("n_stimuli", [30, 200])
-def test_critical_r_lets_five_percent_of_noise_through(rng, n_stimuli):
-    first, second = rng.standard_normal((2, 4000, n_stimuli))
-    r = [oracles.pearson(a, b) for a, b in zip(first, second, strict=True)]
-    assert np.mean(np.array(r) > ceiling.critical_r(n_stimuli)) == pytest.approx(
-        0.05, abs=4 * np.sqrt(0.05 * 0.95 / 4000)
-    )
+def test_five_percent_of_noise_correlates_above_chance(rng, n_stimuli):
+    first, second = rng.standard_normal((2, n_stimuli, 4000))
+    z = ceiling.z_of_r(ceiling.pearson(first, second), [n_stimuli])
+    assert np.mean(z > ceiling.CRITICAL_Z) == share_above_chance(4000)
 
 
-def test_critical_r_of_a_mean_over_subjects_lets_five_percent_of_noise_through(rng):
-    first, second = rng.standard_normal((2, 4000, 3, 40))
-    r = [
-        [oracles.pearson(a, b) for a, b in zip(one, other, strict=True)]
-        for one, other in zip(first, second, strict=True)
-    ]
-    share = np.mean(np.mean(r, axis=1) > ceiling.critical_r(40, 3))
-    assert share == pytest.approx(0.05, abs=4 * np.sqrt(0.05 * 0.95 / 4000))
+def test_the_mean_over_folds_and_over_subjects_keeps_five_percent(rng):
+    first, second = rng.standard_normal((2, 60, 3, 4000))
+    folds = [np.arange(start, 60, 3) for start in range(3)]
+    r = np.mean([ceiling.pearson(first[rows], second[rows]) for rows in folds], axis=0)
+    z = ceiling.z_of_r(r, [20, 20, 20])
+    assert np.mean(z > ceiling.CRITICAL_Z) == share_above_chance(z.size)
+    assert np.mean(z.mean(0) * np.sqrt(3) > ceiling.CRITICAL_Z) == share_above_chance(4000)
 
 
 @pytest.mark.parametrize("n_stimuli", [2, 3, 4])
-def test_critical_r_of_few_stimuli_stays_below_one(n_stimuli):
-    assert 0.9 < ceiling.critical_r(n_stimuli) < 1
+def test_few_stimuli_need_nearly_perfect_agreement(n_stimuli):
+    assert (
+        ceiling.z_of_r(np.float64(0.9), [n_stimuli]) < ceiling.CRITICAL_Z < ceiling.z_of_r(np.float64(1.0), [n_stimuli])
+    )
+
+
+@pytest.mark.parametrize("n_repetitions", [2, 6])
+def test_five_percent_of_noise_repeats_above_chance(rng, n_repetitions):
+    trials = rng.standard_normal((25, n_repetitions, 4000))
+    assert np.mean(ceiling.z_of_repetitions(trials) > ceiling.CRITICAL_Z) == share_above_chance(4000)
+
+
+def test_the_test_of_repetitions_is_the_f_test_also_where_some_were_not_shown(rng, trials):
+    from scipy.stats import f_oneway, norm
+
+    values = trials[:, :, 0, 0].copy()
+    values[:20, 5:] = np.nan
+    rows = [row[np.isfinite(row)] for row in values]
+    expected = norm.isf(f_oneway(*rows).pvalue)
+    assert ceiling.z_of_repetitions(values) == pytest.approx(expected, abs=1e-9)
+    assert np.isnan(ceiling.z_of_repetitions(np.ones((5, 3))))
+
+
+def test_correlations_are_taken_inside_folds(trials):
+    """A shift of one fold changes nothing: halves pooled over folds would agree about it."""
+    folds = [np.arange(30), np.arange(30, 60)]
+    shifted = trials.copy()
+    shifted[:30] += 100
+    for recipe in (
+        lambda values, **given: ceiling.split_half(values, 3, 0, **given)[1],
+        lambda values, **given: ceiling.half_split_bounds(values, 3, 0, **given)[1],
+    ):
+        np.testing.assert_allclose(recipe(shifted, folds=folds), recipe(trials, folds=folds), atol=1e-9)
+        assert (recipe(shifted) > 0.99).all()
+
+
+def test_the_ceiling_is_of_the_repetitions_that_are_scored(rng):
+    """Four trials are kept, and sixteen are averaged in the score."""
+    signal, trials = noisy(rng, 40_000, 16, 3.0)
+    expected = oracles.pearson(signal[:, 0], trials[:, :, 0].mean(1))
+    assert ceiling.split_half(trials[:, :4], 20, 0, n_scored=16)[0] == pytest.approx(expected, abs=0.01)
+    share = ceiling.explainable_variance(trials[:, :4])
+    assert ceiling.ceiling_of_explainable_variance(share, 16) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize("comparator", ["spearman", "pearson"])

@@ -403,6 +403,40 @@ def test_the_ceiling_of_halves_is_what_a_perfect_model_reaches():
     assert np.isnan(rdm_ceilings.ceiling_of(np.float32(-0.1)))
 
 
+@pytest.mark.parametrize("distance", ["correlation", "sqeuclidean"])
+@pytest.mark.parametrize(("n_repetitions", "effect"), [(80, 0.15), (20, 0.5)])
+def test_a_perfect_model_reaches_the_ceiling_of_quarters(distance, n_repetitions, effect):
+    """Simulated: 150 stimuli, 40 channels; noise of squared distances falls faster than 1/n, which Spearman-Brown ignores."""
+    from scipy.spatial.distance import pdist
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    reached, bounds, too_low = [], [], []
+    for _ in range(4):
+        signal = effect * rng.standard_normal((150, 8)) @ rng.standard_normal((8, 40)) / np.sqrt(8)
+        trials = signal[:, None] + rng.standard_normal((150, n_repetitions, 40))
+        order = rng.permutation(n_repetitions)
+
+        def similar(n_parts, trials=trials, order=order):
+            rdms = [pdist(trials[:, part].mean(1), distance) for part in np.array_split(order, n_parts)]
+            pairs = [(a, b) for a in range(n_parts) for b in range(a)]
+            return np.mean([spearmanr(rdms[a], rdms[b])[0] for a, b in pairs])
+
+        reached.append(spearmanr(pdist(signal, distance), pdist(trials.mean(1), distance))[0])
+        bounds.append(rdm_ceilings.two_terms(similar(2), similar(4)))
+        too_low.append(np.sqrt(2 * similar(2) / (1 + similar(2))))
+    assert np.mean(reached) / np.mean(bounds) == pytest.approx(1, abs=0.01)
+    assert np.mean(too_low) <= np.mean(bounds) + 1e-9
+
+
+def test_two_terms_lie_between_the_laws_of_either_part():
+    """c^2 of halves 1 / (1 + x): noise that falls with 1/n halves x for all repetitions, with its square quarters it."""
+    half = np.array([0.5, 0.5, 0.5, -0.1])
+    quarter = np.array([1 / 3, 1 / 5, 0.0, 0.2])  # 1/x doubles, quadruples, is unknown, and halves that disagree
+    expected = [np.sqrt(1 / 1.5), np.sqrt(1 / 1.25), np.sqrt(1 / 1.25), np.nan]
+    np.testing.assert_allclose(rdm_ceilings.two_terms(half, quarter), expected, atol=1e-12)
+
+
 # Real data.
 
 

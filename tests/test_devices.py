@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxalign import Correlation, Ridge, Rsa, Similarity
-from jaxalign.contracts import Average, Fit, MeshConfig, RdmSet, Recording, RunConfig
+from jaxalign.contracts import Average, CeilingConfig, Fit, MeshConfig, RdmSet, Recording, RunConfig
 from jaxalign.errors import ConfigError
 from jaxalign.models.given import Metadata
 from jaxalign.runtime import mesh, run
@@ -93,7 +93,7 @@ def request(metric, shape, targets_per_call=8, fits_per_call=2):
         dataset=Metadata("devices"),
         score={metric: ["c" if metric == "correlation" else "m"]},
         averages=averages,
-        n_ceiling_splits=2,
+        ceiling=CeilingConfig(n_splits=2),
         mesh=MeshConfig(*shape, None, fits_per_call, targets_per_call),
         report=False,
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxalign import Ridge, commands
-from jaxalign.contracts import Features, Fit, MeshConfig, Recording, RunConfig
+from jaxalign.contracts import CeilingConfig, Features, Fit, MeshConfig, Recording, RunConfig
 from jaxalign.models.given import Metadata
 from jaxalign.runtime import mesh, pipeline, run, score
 from jaxalign.runtime import meter as meters
@@ -379,7 +379,7 @@ REQUEST = RunConfig(
     metric={"ridge": Ridge(n_outer=2, n_inner=2, n_permutations=2)},
     dataset=Metadata("guarded"),
     mesh=MeshConfig(1, 1, targets_per_call=8),
-    n_ceiling_splits=2,
+    ceiling=CeilingConfig(n_splits=2),
     report=False,
 )
 

@@ -13,7 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxalign import Correlation, Ridge, Rsa, Similarity, commands, results, store
-from jaxalign.contracts import Features, Fit, MeshConfig, Null, Patterns, Rdms, RdmSet, Recording, Responses, RunConfig
+from jaxalign.contracts import (
+    CeilingConfig,
+    Features,
+    Fit,
+    MeshConfig,
+    Null,
+    Patterns,
+    Rdms,
+    RdmSet,
+    Recording,
+    Responses,
+    RunConfig,
+)
 from jaxalign.errors import ConfigError
 from jaxalign.models.given import Metadata
 from jaxalign.runtime import budget, extraction, folder, mesh, outline, run, score, stream, tiles, work
@@ -69,7 +81,7 @@ def request(metric, **sizes):
         metric={"asked": metric},
         dataset=Metadata("planned"),
         mesh=MeshConfig(1, 1, **sizes),
-        n_ceiling_splits=2,
+        ceiling=CeilingConfig(n_splits=2),
         report=False,
     )
 

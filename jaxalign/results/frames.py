@@ -16,7 +16,7 @@ Finding = dict[str, Any]
 COLUMNS = (
     "subject", "model", "layer", "layer_depth", "pooling", "metric", "statistic", "channel", "time_start_s",
     "time_stop_s", "value", "z", "p", "p_corrected", "ceiling_low", "ceiling_high", "is_ceiling_above_chance",
-    "is_simulated",
+    "value_normalised", "is_simulated",
 )  # fmt: skip
 """The columns that the figures read; hand list(COLUMNS) to `load(columns=)`."""
 

@@ -150,6 +150,7 @@ def _finding_section(folder: Path, finding: Finding, found: dict[str, Any], chan
         f"<h2>{escape(title(finding))}</h2>{shown}"
         + (f'<p class="small">{note}</p>' if note else "")
         + _top_table(top, finding)
+        + _ceilings_table(finding)
     )
 
 
@@ -269,6 +270,8 @@ def _top_table(top: pd.DataFrame, finding: Finding) -> str:
         f'<th class="number">{escape(name)}</th>'
         for name in (statistic_name(finding), "z", "p", "Corrected p", "Ceiling")
     ]
+    if finding["ceiling"]["is_divided"]:
+        heads.append('<th class="number">Score / ceiling</th>')
     body = "".join(_top_row(row, finding) for row in top.head(N_TOP).to_dict("records"))
     return (
         f"<h3>The {min(N_TOP, len(top))} strongest scores</h3>"
@@ -277,16 +280,48 @@ def _top_table(top: pd.DataFrame, finding: Finding) -> str:
     )
 
 
+def _ceilings_table(finding: Finding) -> str:
+    """Every ceiling that was asked for, at the strongest score; nothing where the only one is in the text already."""
+    asked = finding.get("ceilings", [])
+    if len(asked) < 2:
+        return ""
+    heads = ("Noise ceiling", "Low", "High", "Above chance", "Of", "Kind")
+    rows = "".join(_ceiling_row(one) for one in asked)
+    return (
+        "<h3>Noise ceilings at the strongest score</h3>"
+        f'<div class="wide"><table><tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr>{rows}</table></div>'
+        '<p class="small">All cells are in ceilings.parquet: jaxalign.load_ceilings(folder).</p>'
+    )
+
+
+def _ceiling_row(one: dict[str, Any]) -> str:
+    if one["recipe"] is None:
+        return f'<tr><td>{escape(one["asked"])}</td><td colspan="5">none: {escape(one["why_not"])}</td></tr>'
+    of = f"{one['n_stimuli']:,} stimuli"
+    of += f", {one['n_repetitions']:.3g} repetitions" if one["n_repetitions"] else ""
+    cells = (
+        one["recipe"],
+        number(one["ceiling_low"]),
+        number(one["ceiling_high"]),
+        "yes" if one["is_ceiling_above_chance"] else "no",
+        f"{of}; {one['folds']}",
+        "estimate" if one["divides"] else "range",
+    )
+    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+
+
 def _top_row(row: dict[str, Any], finding: Finding) -> str:
     floor, n = finding["p_floor"], finding["n_permutations"]
     ps = [
         p_words(row[name], floor, n).partition(" (")[0].removeprefix("p ").removeprefix("= ")
         for name in ("p", "p_corrected")
     ]
-    has_ceiling = not frames.is_missing(row["ceiling_low"])
-    ceiling = f"{number(row['ceiling_low'])} to {number(row['ceiling_high'])}" if has_ceiling else "none"
+    low, high = (row[name] for name in ("ceiling_low", "ceiling_high"))
+    bounds = number(low) if low == high else f"{number(low)} to {number(high)}"
+    ceiling = "none" if frames.is_missing(low) else bounds
+    normalised = [number(row["value_normalised"])] if finding["ceiling"]["is_divided"] else []
     words = [row["model"], row["layer"], row["pooling"], place(row)]
-    numbers = [number(row["value"]), number(row["z"], 1), *ps, ceiling]
+    numbers = [number(row["value"]), number(row["z"], 1), *ps, ceiling, *normalised]
     return (
         "<tr>" + "".join(f"<td>{escape(str(word))}</td>" for word in words)
         + "".join(f'<td class="number">{escape(value)}</td>' for value in numbers) + "</tr>"

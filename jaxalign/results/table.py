@@ -45,6 +45,7 @@ SCHEMA = pa.schema(
         ("ceiling_high", pa.float32()),
         ("ceiling_recipe", _WORD),
         ("is_ceiling_above_chance", pa.bool_()),
+        ("value_normalised", pa.float32()),
         ("n_stimuli", pa.int32()),
         ("n_repetitions", pa.int32()),
         ("n_permutations", pa.int32()),

@@ -261,7 +261,7 @@ def _extent(finding: Finding) -> str:
 
 
 def _ceiling(finding: Finding) -> str:
-    """The score against its ceiling, at the same cell; both are shown and never divided."""
+    """The score against its ceiling, at the same cell."""
     peak = finding["peak"]
     if finding["ceiling"]["recipe"] is None:
         return f"No ceiling can be computed: {_why_not(finding['ceiling']['why_not'])}."
@@ -390,4 +390,18 @@ def _ceiling_recipe(finding: Finding) -> str:
     recipe = finding["ceiling"]["recipe"]
     if recipe is None:
         return f"No ceiling can be computed: {_why_not(finding['ceiling']['why_not'])}."
-    return f"Noise ceiling: {recipe}. It is shown beside the scores and never divides them."
+    found = finding["ceiling"]
+    n_repetitions = found["n_repetitions"]
+    repeated = f", each presented {n_repetitions:.3g} times" if n_repetitions else ""
+    text = f"Noise ceiling: {recipe}, from {found['n_stimuli']:,} stimuli{repeated} ({found['folds']})."
+    if found["is_divided"]:
+        return (
+            f"{text} The column value_normalised is the score over its ceiling (r over that of r, r2 over the reliability), where "
+            "the ceiling is above chance; it is empty elsewhere, and nothing is clipped."
+        )
+    why = (
+        ""
+        if found["divides"]
+        else " It is a range that holds what a perfect model reaches, and no number to divide by."
+    )
+    return f"{text} It is shown beside the scores and does not divide them.{why}"

@@ -1,140 +1,271 @@
-"""Which noise ceiling each analysis can have, from its own recordings, and why not when it cannot."""
+"""Which noise ceilings each analysis can have, from its own recordings, for the very rows that it scores; and why not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxalign.compute import ceiling, rdm_ceilings
-from jaxalign.compute.comparators import canonical
-from jaxalign.compute.geometry import Rsa
-from jaxalign.compute.permute import labellings
-from jaxalign.contracts import Design, RdmSet, RunConfig
+from jaxalign.compute import ceiling
+from jaxalign.contracts import Design, RdmSet, Recording, RunConfig
+from jaxalign.runtime import rdm_bounds
+from jaxalign.runtime.bounds import Bounds, Ceilings
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Analysis
-from jaxalign.runtime.targets import Tile
-from jaxalign.runtime.tiles import local_design, responses_tile
+from jaxalign.runtime.targets import average_of
 
-N_CHANCE = 199
-"""Relabellings that tell whether the agreement between subjects exceeds chance."""
+BLOCK_VALUES = 1 << 24
+"""Single trials that are taken at a time, in float64: 128 MiB."""
+
+LEAST_AGREEMENT = 0.99
+"""Correlation over stimuli between responses and the average of the trials that they are said to average."""
+
+
+def of_analysis(analysis: Analysis, design: Design, run: RunConfig, inputs: Inputs) -> Ceilings:
+    """The ceilings that match the scores of an analysis: same stimuli, repetitions, level, statistic and folds.
+
+    Args:
+        analysis: what was scored.
+        design: its folds.
+        run: the request; `run.ceiling` names the recipes.
+        inputs: recordings.
+    """
+    names = _expanded(analysis, run, inputs)
+    kinds = {kind: tuple(_by(name, kind, analysis, design, run, inputs) for name in names) for kind in analysis.groups}
+    return Ceilings(kinds, run.ceiling.normalise)
+
+
+def _expanded(analysis: Analysis, run: RunConfig, inputs: Inputs) -> tuple[str, ...]:
+    """The recipes by name, those of the level of the analysis first; "auto" is what its data are good for."""
+    auto = ceiling.SPLIT_HALF if analysis.side == "responses" else rdm_bounds.best(analysis, inputs)
+    return tuple(dict.fromkeys(auto if name == ceiling.AUTO else name for name in run.ceiling.recipes))
+
+
+def _by(name: str, kind: str, analysis: Analysis, design: Design, run: RunConfig, inputs: Inputs) -> Bounds:
+    """One recipe for one kind of target."""
+    is_of_responses = analysis.side == "responses"
+    if is_of_responses is not (name in RESPONSES):
+        level = "responses" if is_of_responses else "RDMs"
+        found = Bounds(why_not=f"{name} is not about {level}, which this metric compares")
+    elif is_of_responses:
+        found = _of_responses(name, kind, analysis, design, run, inputs)
+    elif kind != "cells":
+        found = Bounds(why_not="declared averages have no RDM")
+    else:
+        found = rdm_bounds.of_analysis(name, analysis, design, run, inputs)
+    return replace(found, asked=name)
+
+
+# Responses: a ceiling per target.
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """Ceilings of the cells of one analysis.
+class _Scored:
+    """What the scores of responses are taken over.
 
     Attributes:
-        names: statistic -> recipe; a statistic that is not named has no ceiling.
-        low, high: statistic -> (n_groups, n_subjects).
-        is_above: (n_groups, n_subjects), whether the agreement behind a ceiling exceeds chance, one-sided .05.
-        is_mean_above: (n_groups,), the same for the mean over subjects.
-        why_not: why there is no ceiling; empty when there is.
+        rows: (n_rows,) stimuli that are scored, in order.
+        folds: places in `rows` of each test fold.
+        words: the same for readers.
+        n_repetitions: (n_subjects,) repetitions that scored responses average, harmonic mean over stimuli.
     """
 
-    names: dict[str, str] = field(default_factory=dict)
-    low: dict[str, np.ndarray] = field(default_factory=dict)
-    high: dict[str, np.ndarray] = field(default_factory=dict)
-    is_above: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
-    is_mean_above: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
-    why_not: str = ""
+    rows: np.ndarray
+    folds: tuple[np.ndarray, ...]
+    words: str
+    n_repetitions: np.ndarray
 
-    def recipe(self, statistic: str, kind: str) -> str | None:
-        return self.names.get(statistic) if kind == "cells" else None
-
-    def cells(self, statistic: str, tile: Tile, n_subjects: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Low, high and whether above chance for the cells of a tile: targets, then means over subjects."""
-        n_groups = len(tile.groups)
-        if self.recipe(statistic, tile.kind) is None:
-            n_cells = n_groups * n_subjects + (n_groups if n_subjects > 1 else 0)
-            return np.full(n_cells, np.nan), np.full(n_cells, np.nan), np.zeros(n_cells, bool)
-        low, high = self.low[statistic][tile.groups], self.high[statistic][tile.groups]
-        above = self.is_above[tile.groups]
-        if n_subjects == 1:
-            return low.ravel(), high.ravel(), above.ravel()
-        return (
-            np.concatenate([low.ravel(), low.mean(1)]),
-            np.concatenate([high.ravel(), high.mean(1)]),
-            np.concatenate([above.ravel(), self.is_mean_above[tile.groups]]),
-        )
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(len(fold) for fold in self.folds)
 
 
-def of_analysis(analysis: Analysis, design: Design, run: RunConfig, inputs: Inputs) -> Bounds:
-    """The ceiling that matches the scores of an analysis: same stimuli, repetitions, level and statistic."""
-    if analysis.side == "responses":
-        return _split_half(analysis, run, inputs)
-    return _between_subjects(analysis, design, run, inputs)
+@dataclass(frozen=True)
+class _Recipe:
+    """How a ceiling of responses is made.
+
+    Attributes:
+        make: trials (n_rows, n_repetitions, n_targets) of one subject, or values (n_subjects, n_rows, n_targets) of all;
+            what is scored, the run, and the subject's place -> low and high of r, and the evidence (z) that the agreement
+            behind them is above chance; each (n_targets,), or (n_subjects, n_targets).
+        divides: low and high are one estimate of what a perfect model reaches.
+        of_r2: recipe of the ceiling of r2, the square of that of r; empty for none.
+        takes_trials: made from repetitions of one subject; else from the responses of several.
+    """
+
+    make: Callable[[np.ndarray, _Scored, RunConfig, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    divides: bool
+    of_r2: str = ""
+    takes_trials: bool = True
 
 
-def _split_half(analysis: Analysis, run: RunConfig, inputs: Inputs) -> Bounds:
-    """From the repetitions of the test stimuli, for scores of a fixed split."""
-    recordings = inputs.brain
+def _split_half(
+    trials: np.ndarray, scored: _Scored, run: RunConfig, subject: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    n_scored = float(scored.n_repetitions[subject])
+    bound, halves = ceiling.split_half(trials, run.ceiling.n_splits, run.seed, n_scored=n_scored, folds=scored.folds)
+    return bound, bound, ceiling.z_of_r(halves, scored.sizes)
+
+
+def _low_up(
+    trials: np.ndarray, scored: _Scored, run: RunConfig, subject: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    low, up = ceiling.half_split_bounds(trials, run.ceiling.n_splits, run.seed, folds=scored.folds)
+    return low, up, ceiling.z_of_r(low, scored.sizes)
+
+
+def _ncsnr(
+    trials: np.ndarray, scored: _Scored, run: RunConfig, subject: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    bound = ceiling.ceiling_of_ncsnr(ceiling.ncsnr(trials), float(scored.n_repetitions[subject]))
+    return bound, bound, ceiling.z_of_repetitions(trials)
+
+
+def _explainable(
+    trials: np.ndarray, scored: _Scored, run: RunConfig, subject: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    share = ceiling.explainable_variance(trials)
+    bound = ceiling.ceiling_of_explainable_variance(share, float(scored.n_repetitions[subject]))
+    return bound, bound, ceiling.z_of_repetitions(trials)
+
+
+def _other_subjects(
+    responses: np.ndarray, scored: _Scored, run: RunConfig, subject: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    low, high = ceiling.leave_one_subject_out_responses(responses, folds=scored.folds)
+    return low, high, ceiling.z_of_r(low, scored.sizes)
+
+
+RESPONSES: Mapping[str, _Recipe] = {
+    ceiling.SPLIT_HALF: _Recipe(_split_half, divides=True, of_r2=ceiling.SPLIT_HALF_RELIABILITY),
+    ceiling.HALF_SPLIT_BOUNDS: _Recipe(_low_up, divides=False),
+    ceiling.NCSNR: _Recipe(_ncsnr, divides=True, of_r2=ceiling.NCSNR),
+    ceiling.EXPLAINABLE_VARIANCE: _Recipe(_explainable, divides=True, of_r2=ceiling.EXPLAINABLE_VARIANCE),
+    ceiling.LEAVE_ONE_SUBJECT_OUT_RESPONSES: _Recipe(_other_subjects, divides=False, takes_trials=False),
+}
+"""Recipes for scores of responses, target by target."""
+
+
+def _of_responses(name: str, kind: str, analysis: Analysis, design: Design, run: RunConfig, inputs: Inputs) -> Bounds:
+    recipe, recordings = RESPONSES[name], inputs.brain
     assert not isinstance(recordings, RdmSet)
-    if any(recording.trials is None or recording.trials.shape[1] < 2 for recording in recordings):
-        n_subjects = "one subject" if len(recordings) == 1 else f"{len(recordings)} subjects"
-        return Bounds(why_not=f"{n_subjects} with one presentation per stimulus, and no repetition to compare it with")
-    if not analysis.metric.uses_folds:
+    scored = _scored(analysis, design, recordings)
+    why_not = _why_not(recipe, recordings, scored, analysis)
+    if why_not:
+        return Bounds(why_not=why_not)
+    if recipe.takes_trials:
+        parts = []
+        for subject, recording in enumerate(recordings):
+            made = [recipe.make(block, scored, run, subject) for block in _trials(recording, scored.rows, kind, run)]
+            parts.append([np.concatenate(arrays) for arrays in zip(*made, strict=True)])
+        low, high, z = (np.stack(arrays, axis=1) for arrays in zip(*parts, strict=True))
+        together = z.mean(1) * np.sqrt(len(recordings))
+    else:
+        made = [recipe.make(block, scored, run, 0) for block in _responses(recordings, scored.rows, kind, run)]
+        low, high, z = (np.concatenate(arrays, axis=1).T for arrays in zip(*made, strict=True))
+        together = z.mean(1)  # subjects share what they are compared with
+    names = {"pearson_r": name} | ({"r2": recipe.of_r2} if recipe.of_r2 else {})
+    square = {"r2": 2, "pearson_r": 1}
+    with np.errstate(invalid="ignore"):
         return Bounds(
-            why_not="no ceiling: repetitions are kept for the test stimuli only, and this metric scores all stimuli"
+            names={statistic: one for statistic, one in names.items() if statistic in analysis.metric.statistics},
+            low={statistic: low ** square[statistic] for statistic in names},
+            high={statistic: high ** square[statistic] for statistic in names},
+            is_above=z > ceiling.CRITICAL_Z,
+            is_mean_above=together > ceiling.CRITICAL_Z,
+            divides=recipe.divides,
+            level="responses",
+            n_stimuli=len(scored.rows),
+            n_repetitions=float(scored.n_repetitions.mean()),
+            folds=scored.words,
         )
-    found = [ceiling.split_half(recording.trials, run.n_ceiling_splits, run.seed) for recording in recordings]  # type: ignore[arg-type]
-    bound = np.stack([one.ravel() for one, _ in found], axis=1)
-    halves = np.stack([one.ravel() for _, one in found], axis=1)
-    n_stimuli = len(recordings[0].trials)  # type: ignore[arg-type]
-    return Bounds(
-        names={"pearson_r": ceiling.SPLIT_HALF, "r2": ceiling.SPLIT_HALF_RELIABILITY},
-        low={"pearson_r": bound, "r2": bound**2},
-        high={"pearson_r": bound, "r2": bound**2},
-        is_above=halves > ceiling.critical_r(n_stimuli),
-        is_mean_above=halves.mean(1) > ceiling.critical_r(n_stimuli, len(recordings)),
+
+
+def _scored(analysis: Analysis, design: Design, recordings: list[Recording]) -> _Scored:
+    """The rows that are scored: of each test fold, or all where nothing is fitted."""
+    n_stimuli = len(recordings[0].stimulus_ids)
+    if analysis.metric.uses_folds:
+        outer = design.outer
+        tests = [np.asarray(row)[np.asarray(is_real)] for row, is_real in zip(outer.test, outer.is_test, strict=True)]
+        words = "a given test set" if design.is_fixed_split else f"{len(tests)} folds, correlations inside each"
+    else:
+        tests, words = [np.arange(n_stimuli)], "all stimuli at once"
+    rows = np.unique(np.concatenate(tests))
+    counts = np.array([1 / np.mean(1 / recording.n_repetitions[rows].astype(np.float64)) for recording in recordings])
+    return _Scored(rows, tuple(np.searchsorted(rows, test) for test in tests), words, counts)
+
+
+def _why_not(recipe: _Recipe, recordings: list[Recording], scored: _Scored, analysis: Analysis) -> str:
+    """Why the data do not allow a recipe; empty when they do."""
+    if not recipe.takes_trials:
+        if len(recordings) < 2:
+            return "one subject, and no other subject to compare with"
+        return "" if len(scored.rows) >= 3 else f"{len(scored.rows)} stimuli are scored, and 3 are needed"
+    for recording in recordings:
+        if recording.trials is None or recording.trials.shape[1] < 2:
+            n_subjects = "one subject" if len(recordings) == 1 else f"{len(recordings)} subjects"
+            return f"{n_subjects} with one presentation per stimulus, and no repetition to compare it with"
+        if not np.isin(scored.rows, kept_rows(recording)).all():
+            return (
+                f"no ceiling: repetitions are kept for {len(recording.trials)} test stimuli only, and this metric scores "
+                f"{len(scored.rows)}"
+            )
+        why_not = _disagreement(recording)
+        if why_not:
+            return why_not
+    return "" if len(scored.rows) >= 3 else f"{len(scored.rows)} stimuli are scored, and 3 are needed"
+
+
+def kept_rows(recording: Recording) -> np.ndarray:
+    """Stimuli whose single trials are kept: the test set, or all without one. -> (n_kept,) row indices"""
+    return np.flatnonzero(recording.is_test) if recording.is_test.any() else np.arange(len(recording.stimulus_ids))
+
+
+def _disagreement(recording: Recording) -> str:
+    """Why trials are not those that the responses average, as after a step that changed only the average; else empty."""
+    trials, rows = recording.trials, kept_rows(recording)
+    assert trials is not None
+    if len(trials) != len(rows):
+        return f"no ceiling: trials are kept of {len(trials)} stimuli, and the test set has {len(rows)}"
+    if (recording.n_repetitions[rows] != trials.shape[1]).any() or len(rows) < 3:
+        return ""  # other numbers of repetitions: averages differ by more than rounding
+    means = np.nanmean(trials, axis=1, dtype=np.float64).reshape(len(rows), -1)
+    values = recording.values[rows].reshape(len(rows), -1).astype(np.float64)
+    agreement = ceiling.pearson(means, values)
+    if not (agreement < LEAST_AGREEMENT).any():  # NaN for constants
+        return ""
+    worst = int(np.nanargmin(agreement))
+    channel = recording.channels[worst // len(recording.starts_s)]
+    return (
+        f"no ceiling: the trials of subject {recording.subject} do not average to its responses (r {agreement[worst]:.2f} at "
+        f"{channel}): a step after the average changed the responses"
     )
 
 
-def _between_subjects(analysis: Analysis, design: Design, run: RunConfig, inputs: Inputs) -> Bounds:
-    """From the agreement of the subjects' RDMs, group by group."""
-    n_subjects = len(inputs.brain.names) if isinstance(inputs.brain, RdmSet) else len(inputs.brain)
-    if n_subjects < 2:
-        single = isinstance(inputs.brain, list) and inputs.brain[0].trials is None
-        presented = " with one presentation per stimulus" if single else ""
-        return Bounds(why_not=f"one subject{presented}, and no other subject to compare with")
-    if not isinstance(analysis.metric, Rsa):
-        return Bounds(why_not="no ceiling: subjects' matrices have no average whose score would bound this measure")
-    comparator = canonical(analysis.metric.comparator)
-    # Whether subjects agree above chance is one question; it is asked of ranks where the comparator is another.
-    judged = comparator if comparator in ("spearman", "pearson") else "spearman"
-    rows = labellings(len(design.rsa_rows), N_CHANCE, run.seed)[1:]
-    low, high, is_above, is_mean_above = [], [], [], []
-    for rdms in _rdms_of_groups(analysis, design, run, inputs, n_subjects):
-        bounds = ceiling.leave_one_subject_out(rdms, judged)
-        agreement = bounds[0]
-        if comparator != judged:
-            bounds = jax.device_get(rdm_ceilings.leave_one_out(jnp.asarray(rdms.T), comparator))
-        chance = ceiling.chance_agreement(rdms, judged, rows)
-        low.append(bounds[0])
-        high.append(bounds[1])
-        is_above.append(agreement > np.quantile(chance, 0.95, axis=0))
-        is_mean_above.append(agreement.mean() > np.quantile(chance.mean(1), 0.95))
-    statistic = analysis.metric.statistics[0]
-    return Bounds(
-        names={statistic: ceiling.LEAVE_ONE_SUBJECT_OUT},
-        low={statistic: np.stack(low)},
-        high={statistic: np.stack(high)},
-        is_above=np.stack(is_above),
-        is_mean_above=np.array(is_mean_above),
-    )
+def _trials(recording: Recording, rows: np.ndarray, kind: str, run: RunConfig) -> Iterator[np.ndarray]:
+    """Single trials of the scored stimuli, some targets at a time. -> (n_rows, n_repetitions, n_targets)"""
+    assert recording.trials is not None
+    trials = recording.trials[np.searchsorted(kept_rows(recording), rows)]
+    n_rows, n_repetitions = trials.shape[:2]
+    if kind == "averages":
+        single = replace(recording, values=trials.reshape(-1, *trials.shape[2:]))
+        columns = [average_of(single, one).reshape(n_rows, n_repetitions) for one in run.averages]
+        yield np.stack(columns, axis=2)
+        return
+    yield from _blocks(trials.reshape(n_rows, n_repetitions, -1))
 
 
-def _rdms_of_groups(
-    analysis: Analysis, design: Design, run: RunConfig, inputs: Inputs, n_subjects: int
-) -> Iterator[np.ndarray]:
-    """RDMs of all subjects, one group (time bin) after the other. -> (n_subjects, n_pairs) each"""
-    local = local_design(analysis, design)
-    for tile in analysis.tiles:
-        given = responses_tile(analysis, inputs, run, tile)
-        state = np.asarray(analysis.metric.responses_state(jax.tree.map(jnp.asarray, given), local).values)
-        state = state.reshape(len(state), tile.n_padded, n_subjects)[:, : len(tile.groups)]
-        for group in range(state.shape[1]):
-            yield state[:, group].T
+def _responses(recordings: list[Recording], rows: np.ndarray, kind: str, run: RunConfig) -> Iterator[np.ndarray]:
+    """Responses of all subjects, some targets at a time. -> (n_subjects, n_rows, n_targets)"""
+    if kind == "averages":
+        columns = [[average_of(recording, one)[rows] for one in run.averages] for recording in recordings]
+        yield np.moveaxis(np.array(columns), 1, 2)
+        return
+    yield from _blocks(np.stack([recording.values[rows].reshape(len(rows), -1) for recording in recordings]))
+
+
+def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Parts along the last axis."""
+    width = max(1, BLOCK_VALUES // int(np.prod(values.shape[:-1])))
+    return (values[..., start : start + width] for start in range(0, values.shape[-1], width))

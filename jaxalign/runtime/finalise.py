@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pyarrow.parquet as pq
 
 from jaxalign.compute.inference import p_corrected
 from jaxalign.contracts import RunConfig
+from jaxalign.results import ceilings as ceiling_table
 from jaxalign.results import table
 from jaxalign.results.files import replacing
-from jaxalign.runtime import ceilings, findings, folder, tiles
+from jaxalign.runtime import ceilings, findings, folder, rows, tiles
+from jaxalign.runtime.bounds import Ceilings
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Plan, Unit
 
@@ -40,9 +43,10 @@ def finish(output: Path, run: RunConfig, plan: Plan, inputs: Inputs) -> dict[str
     for unit in plan.units:
         complete = not any(one.analysis == unit.analysis for one in failed)
         columns = _tested(tables[unit.unit_id], plan, unit, families, sizes, complete)
-        columns |= _ceiling_columns(bounds[unit.analysis], plan, unit)
+        columns |= _ceiling_columns(bounds[unit.analysis], plan, unit, tables[unit.unit_id])
         finished[unit.unit_id] = _with(tables[unit.unit_id], columns)
     _write(output / table.SCORES_FILE, [finished[unit.unit_id] for unit in plan.units])
+    ceiling_table.write(_ceiling_rows(run, plan, inputs, bounds), output / ceiling_table.CEILINGS_FILE)
     why = [
         {
             "unit_id": unit.unit_id,
@@ -73,29 +77,29 @@ def _families(output: Path, plan: Plan) -> Families:
 def _sizes(tables: dict[str, pa.Table]) -> dict[str, int]:
     """Cells with a defined score in each family."""
     sizes: dict[str, int] = defaultdict(int)
-    for rows in tables.values():
-        defined = ~np.isnan(rows.column("value").to_numpy())
+    for part in tables.values():
+        defined = ~np.isnan(part.column("value").to_numpy())
         names, counts = np.unique(
-            rows.column("family_id").to_pandas().astype(str).to_numpy()[defined], return_counts=True
+            part.column("family_id").to_pandas().astype(str).to_numpy()[defined], return_counts=True
         )
         for name, count in zip(names, counts, strict=True):
             sizes[str(name)] += int(count)
     return sizes
 
 
-def tested_column(is_calibrated: bool, tail: str, rows: pa.Table) -> np.ndarray:
+def tested_column(is_calibrated: bool, tail: str, part: pa.Table) -> np.ndarray:
     """Observed scores on the scale of the family maxima. -> (n_rows,)"""
-    tested = rows.column("z" if is_calibrated else "value").to_numpy()
+    tested = part.column("z" if is_calibrated else "value").to_numpy()
     return np.abs(tested) if tail == "two-sided" else tested
 
 
 def _tested(
-    rows: pa.Table, plan: Plan, unit: Unit, families: Families, sizes: dict[str, int], complete: bool
+    part: pa.Table, plan: Plan, unit: Unit, families: Families, sizes: dict[str, int], complete: bool
 ) -> dict[str, Any]:
     """Corrected p, family size and whether the family is complete, row by row."""
     analysis = plan.analyses[unit.analysis]
-    tested = tested_column(analysis.is_calibrated, analysis.metric.tail, rows)
-    family = rows.column("family_id").to_pandas().astype(str).to_numpy()
+    tested = tested_column(analysis.is_calibrated, analysis.metric.tail, part)
+    family = part.column("family_id").to_pandas().astype(str).to_numpy()
     corrected = np.full(len(tested), np.nan)
     for name in np.unique(family):
         mine = family == name
@@ -108,31 +112,52 @@ def _tested(
     }
 
 
-def _ceiling_columns(bounds: ceilings.Bounds, plan: Plan, unit: Unit) -> dict[str, Any]:
+def _ceiling_columns(bounds: Ceilings, plan: Plan, unit: Unit, part: pa.Table) -> dict[str, Any]:
     """Ceilings of the rows of a unit, statistics outermost."""
     analysis = plan.analyses[unit.analysis]
-    tile = analysis.tiles[unit.tile]
-    parts = [bounds.cells(statistic, tile, len(plan.subjects)) for statistic in analysis.metric.statistics]
-    recipes = np.repeat(
-        [bounds.recipe(statistic, tile.kind) or "none" for statistic in analysis.metric.statistics], len(parts[0][0])
-    )
-    return {
-        "ceiling_low": np.concatenate([part[0] for part in parts]).astype(np.float32),
-        "ceiling_high": np.concatenate([part[1] for part in parts]).astype(np.float32),
-        "is_ceiling_above_chance": np.concatenate([part[2] for part in parts]),
-        "ceiling_recipe": recipes,
-    }
+    tile, statistics = analysis.tiles[unit.tile], analysis.metric.statistics
+    values = np.split(part.column("value").to_numpy(), len(statistics))
+    found = [
+        bounds.columns(tile.kind, statistic, tile, value) for statistic, value in zip(statistics, values, strict=True)
+    ]
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
-def _with(rows: pa.Table, columns: dict[str, Any]) -> pa.Table:
+def _ceiling_rows(run: RunConfig, plan: Plan, inputs: Inputs, bounds: dict[int, Ceilings]) -> Iterator[dict[str, Any]]:
+    """Every ceiling that was asked for and found, as columns of the table of ceilings."""
+    for index, analysis in enumerate(plan.analyses):
+        for kind, of_kind in bounds[index].kinds.items():
+            every = np.arange(len(analysis.groups[kind]))
+            labels = rows.labels(analysis.groups[kind], every, plan.subjects)
+            for one in of_kind:
+                for statistic, recipe in one.names.items():
+                    low, high, above = one.cells(statistic, every)
+                    yield labels | {
+                        "dataset": run.dataset.name,
+                        "metric": analysis.name,
+                        "statistic": statistic,
+                        "recipe": recipe,
+                        "level": one.level,
+                        "folds": one.folds,
+                        "n_stimuli": one.n_stimuli,
+                        "n_repetitions": one.n_repetitions,
+                        "low": low,
+                        "high": high,
+                        "is_above_chance": above,
+                        "divides": one.divides,
+                        "is_simulated": inputs.is_simulated,
+                    }
+
+
+def _with(part: pa.Table, columns: dict[str, Any]) -> pa.Table:
     """Rows with some columns replaced."""
     for name, values in columns.items():
-        index = rows.schema.get_field_index(name)
-        field = rows.schema.field(index)
+        index = part.schema.get_field_index(name)
+        field = part.schema.field(index)
         array = pa.array(values)
         array = array.dictionary_encode() if pa.types.is_dictionary(field.type) else array.cast(field.type)
-        rows = rows.set_column(index, field, array)
-    return rows
+        part = part.set_column(index, field, array)
+    return part
 
 
 def _write(path: Path, parts: list[pa.Table]) -> None:

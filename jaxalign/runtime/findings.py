@@ -10,7 +10,7 @@ import pyarrow as pa
 from jaxalign.compute.inference import critical, p_floor
 from jaxalign.contracts import Design, RdmSet, RunConfig
 from jaxalign.runtime import folder, messages
-from jaxalign.runtime.ceilings import Bounds
+from jaxalign.runtime.bounds import Bounds, Ceilings
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Analysis, Plan
 from jaxalign.runtime.selection import Grid, finite, held_out, ranking, tested, where
@@ -27,7 +27,7 @@ def summarise(
     inputs: Inputs,
     tables: dict[str, pa.Table],
     families: dict[str, np.ndarray],
-    bounds: dict[int, Bounds],
+    bounds: dict[int, Ceilings],
     failed: list[dict[str, str]],
 ) -> dict[str, Any]:
     """The summary of a run, JSON values; `results.report` puts it in words."""
@@ -98,9 +98,10 @@ def _finding(
     statistic: str,
     grids: dict[str, Grid],
     families: dict[str, np.ndarray],
-    bounds: Bounds,
+    ceilings: Ceilings,
 ) -> dict[str, Any]:
     """The answer of one metric and statistic."""
+    bounds = ceilings.of("cells", statistic)
     analysis, design = plan.analyses[index], plan.design[index]
     n_subjects = len(plan.subjects)
     level = -1  # the mean over subjects, or the only subject
@@ -134,7 +135,10 @@ def _finding(
         if peak is None
         else _cell(inputs, analysis, grid, groups, bounds, statistic, peak[0], peak[1], level),
         **_extent(analysis, groups, significant, peak),
-        "ceiling": {"recipe": bounds.recipe(statistic, "cells"), "why_not": bounds.why_not or None},
+        "ceiling": _ceiling(bounds, statistic) | {"is_divided": ceilings.is_divided and bounds.divides},
+        "ceilings": [
+            _ceiling(one, statistic) | one.at(statistic, peak[1]) for one in ceilings.kinds["cells"] if peak is not None
+        ],
         "held_out": held_out(plan, inputs, analysis, grid, groups, range(len(analysis.fits)), bounds, statistic),
         "ranking": ranking(plan, inputs, analysis, grid, groups),
         "averages": _averages(inputs, analysis, grids.get("averages"), level),
@@ -176,15 +180,23 @@ def _cell(
 ) -> dict[str, Any]:
     """Names and scores of a cell, with its ceiling."""
     scores = {name: finite(getattr(grid, name)[fit, group, level]) for name in ("value", "z", "p", "p_corrected")}
-    ceiling: dict[str, Any] = {"ceiling_low": None, "ceiling_high": None, "is_ceiling_above_chance": False}
-    if bounds.recipe(statistic, "cells"):
-        low, high = bounds.low[statistic][group], bounds.high[statistic][group]
-        ceiling = {
-            "ceiling_low": finite(low.mean()),
-            "ceiling_high": finite(high.mean()),
-            "is_ceiling_above_chance": bool(bounds.is_mean_above[group]),
-        }
-    return {**where(inputs, analysis, groups, fit, group), **scores, **ceiling}
+    return {**where(inputs, analysis, groups, fit, group), **scores, **bounds.at(statistic, group)}
+
+
+def _ceiling(bounds: Bounds, statistic: str) -> dict[str, Any]:
+    """What a ceiling is of, and why there is none."""
+    recipe = bounds.recipe(statistic)
+    said = bounds.why_not or (None if recipe else f"{bounds.asked} gives none for {statistic}")
+    return {
+        "recipe": recipe,
+        "asked": bounds.asked,
+        "why_not": said,
+        "level": bounds.level,
+        "n_stimuli": bounds.n_stimuli,
+        "n_repetitions": bounds.n_repetitions,
+        "folds": bounds.folds,
+        "divides": bounds.divides,
+    }
 
 
 def _extent(analysis: Analysis, groups: Groups, significant: np.ndarray, peak: Any) -> dict[str, Any]:

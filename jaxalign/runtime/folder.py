@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from jaxalign.contracts import RdmSet, RunConfig
 from jaxalign.errors import ConfigError, DataError
-from jaxalign.results import table
+from jaxalign.results import ceilings, table
 from jaxalign.runtime import dist, journal
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Plan, Unit, hash_of, run_identity
@@ -32,6 +33,7 @@ OWN_FILES = (
     journal.JOURNAL_FILE,
     table.SCORES_FILE,
     table.SUMMARY_FILE,
+    ceilings.CEILINGS_FILE,
     FINISHED_FILE,
     PROFILE_FILE,
     "report.html",
@@ -229,28 +231,33 @@ def close_run(output: Path, plan: Plan, n_computed: int, measured: dict[str, Any
         table.write_json_atomic(measured, output / PROFILE_FILE)
 
 
-def note_finished(output: Path, plan: Plan) -> None:
-    """Note of which units and files the finishing pass was."""
-    table.write_json_atomic(_finished(output, plan), output / FINISHED_FILE)
+def note_finished(output: Path, plan: Plan, run: RunConfig) -> None:
+    """Note of which units, ceilings and files the finishing pass was."""
+    table.write_json_atomic(_finished(output, plan, run), output / FINISHED_FILE)
 
 
-def finished_summary(output: Path, plan: Plan) -> dict[str, Any] | None:
-    """The summary of a finishing pass over these very units, by this version; None when it must be done again."""
+def finished_summary(output: Path, plan: Plan, run: RunConfig) -> dict[str, Any] | None:
+    """The summary of a finishing pass over these very units with these ceilings, by this version; None when it must be done again."""
     path = output / FINISHED_FILE
-    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != _finished(output, plan):
+    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != _finished(output, plan, run):
         return None
     return table.summary(output)
 
 
-def _finished(output: Path, plan: Plan) -> dict[str, Any]:
-    """Version, units and files that belong together; a file that is not there has no hash."""
+def _finished(output: Path, plan: Plan, run: RunConfig) -> dict[str, Any]:
+    """Version, ceilings, units and files that belong together; a file that is not there has no hash."""
     done = journal.verified(output)
     files = {
         name: journal.file_hash(output / name) if (output / name).is_file() else None
-        for name in (table.SCORES_FILE, table.SUMMARY_FILE)
+        for name in (table.SCORES_FILE, table.SUMMARY_FILE, ceilings.CEILINGS_FILE)
     }
     units = hash_of([done.get(unit.unit_id, {}).get("files") for unit in plan.units])
-    return {"version": [version("jaxalign"), git_revision()], "units": units, "files": files}
+    return {
+        "version": [version("jaxalign"), git_revision()],
+        "ceiling": dataclasses.asdict(run.ceiling),
+        "units": units,
+        "files": files,
+    }
 
 
 def missing_units(output: Path, plan: Plan) -> list[Unit]:

@@ -44,6 +44,7 @@ def warnings(run: RunConfig, plan: Plan, inputs: Inputs, tables: dict[str, pa.Ta
         *_single_unit(plan, inputs),
         *_edges(plan, tables),
         *_flat_predictions(plan, tables),
+        *_above_one(tables),
     ]
     n_constant = n_constant_targets(plan, inputs, run)
     if n_constant:
@@ -139,3 +140,15 @@ def _flat_predictions(plan: Plan, tables: dict[str, pa.Table]) -> list[str]:
                 "stimuli, since the chosen penalty leaves nothing of the weights: they score r = 0."
             )
     return found
+
+
+def _above_one(tables: dict[str, pa.Table]) -> list[str]:
+    """Normalised scores beyond 1: a ceiling is an estimate too."""
+    values = np.concatenate([part.column("value_normalised").to_numpy() for part in tables.values()])
+    n_above, n_defined = int((values > 1).sum()), int(np.isfinite(values).sum())
+    if not n_above:
+        return []
+    return [
+        f"{n_above:,} of {n_defined:,} normalised scores exceed 1 (largest {np.nanmax(values):.3g}), and are kept as they are: a "
+        "ceiling is an estimate, and one just above chance a rough one."
+    ]

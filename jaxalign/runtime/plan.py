@@ -21,7 +21,7 @@ from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.null import n_permutations_of
 from jaxalign.runtime.targets import Groups, Tile, groups_of, tiles_of
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,16 @@ class Plan:
 
 
 def run_identity(run: RunConfig, inputs: Inputs) -> dict[str, Any]:
-    """Everything that decides the numbers, as JSON values; not where things lie nor how many devices there are."""
+    """Everything that decides the scores, as JSON values; not where things lie nor how many devices there are.
+
+    Ceilings are made of the recordings in the finishing pass, which is done again when others are asked for.
+    """
     asked = dataclasses.asdict(run)
     tile = {key: asked["mesh"][key] for key in ("fits_per_call", "targets_per_call")}
     kept = {
         key: value
         for key, value in asked.items()
-        if key not in ("output", "store", "mesh", "dist", "profile", "report", "force")
+        if key not in ("output", "store", "mesh", "dist", "profile", "report", "force", "ceiling")
     }
     # Files are known by their content, which is in the identity of the data.
     kept["dataset"] = _without_path(kept["dataset"])

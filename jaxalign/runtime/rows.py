@@ -13,7 +13,7 @@ from jaxalign.results import table
 from jaxalign.runtime import tiles
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Analysis, Plan, Unit
-from jaxalign.runtime.targets import Tile
+from jaxalign.runtime.targets import Groups, Tile
 
 
 class Part(NamedTuple):
@@ -136,13 +136,13 @@ def to_table(part: Part, unit: Unit, plan: Plan, inputs: Inputs, run: RunConfig)
     analysis = plan.analyses[unit.analysis]
     tile = analysis.tiles[unit.tile]
     n_statistics, n_cells = part.value.shape
-    labels = _labels(analysis, tile, plan.subjects)
+    names = labels(analysis.groups[tile.kind], tile.groups, plan.subjects)
     fit = inputs.fits[unit.fit]
     n_permutations = analysis.metric.n_permutations
     flat = {name: getattr(part, name).ravel() for name in ("value", "z", "exceed_count")}
     p = np.where(np.isnan(flat["value"]), np.nan, p_value(flat["exceed_count"], n_permutations))
     nothing = np.full(n_statistics * n_cells, np.nan, np.float32)
-    repeated = {name: np.tile(values, n_statistics) for name, values in labels.items()}
+    repeated = {name: np.tile(values, n_statistics) for name, values in names.items()}
     columns = {
         **repeated,
         "dataset": run.dataset.name,
@@ -160,6 +160,7 @@ def to_table(part: Part, unit: Unit, plan: Plan, inputs: Inputs, run: RunConfig)
         "ceiling_high": nothing,
         "ceiling_recipe": "none",
         "is_ceiling_above_chance": False,
+        "value_normalised": nothing,
         "n_stimuli": n_scored_stimuli(analysis, plan, unit, inputs),
         "n_repetitions": n_scored_repetitions(inputs),
         "n_permutations": n_permutations,
@@ -186,12 +187,11 @@ def to_table(part: Part, unit: Unit, plan: Plan, inputs: Inputs, run: RunConfig)
     return table.to_table(columns)
 
 
-def _labels(analysis: Analysis, tile: Tile, subjects: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Subject, channel and time of each cell."""
-    groups = analysis.groups[tile.kind]
-    channel = np.asarray(groups.channel)[tile.groups]
-    start, stop = groups.start_s[tile.groups], groups.stop_s[tile.groups]
-    n_subjects, n_groups = len(subjects), len(tile.groups)
+def labels(groups: Groups, chosen: np.ndarray, subjects: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Subject, channel and time of each cell of some groups: targets, then means over subjects."""
+    channel = np.asarray(groups.channel)[chosen]
+    start, stop = groups.start_s[chosen], groups.stop_s[chosen]
+    n_subjects, n_groups = len(subjects), len(chosen)
     with_means = n_subjects > 1
 
     def on_cells(of_group: np.ndarray) -> np.ndarray:

@@ -225,10 +225,10 @@ def _finish(one: Prepared) -> dict[str, Any]:
 
     def finish() -> dict[str, Any]:
         with METER.stage("finish"):
-            summary = folder.finished_summary(one.output, one.plan) if not one.missing else None
+            summary = folder.finished_summary(one.output, one.plan, one.run) if not one.missing else None
             if summary is None:
                 summary = finalise.finish(one.output, one.run, one.plan, one.inputs)
-                folder.note_finished(one.output, one.plan)
+                folder.note_finished(one.output, one.plan, one.run)
         folder.close_run(one.output, one.plan, len(one.missing), METER.report())
         events.note(one.output, "finished", failed=len(summary["failed_units"]))
         return summary

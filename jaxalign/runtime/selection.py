@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxalign.runtime.ceilings import Bounds
+from jaxalign.runtime.bounds import Bounds
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Analysis, Plan
 from jaxalign.runtime.targets import Groups
@@ -109,7 +109,7 @@ def held_out(
 def _ceiling(bounds: Bounds | None, statistic: str, cells: list[tuple[int, int] | None]) -> dict[str, float | None]:
     """Mean over subjects of the ceiling of the very cells that are scored; None where there is none above chance."""
     nothing: dict[str, float | None] = {"ceiling_low": None, "ceiling_high": None}
-    if bounds is None or bounds.recipe(statistic, "cells") is None or not cells or None in cells:
+    if bounds is None or bounds.recipe(statistic) is None or not cells or None in cells:
         return nothing
     places = [(cell[1], subject) for subject, cell in enumerate(cells) if cell is not None]
     if not all(bounds.is_above[place] for place in places):
