@@ -233,9 +233,8 @@ def test_several_subjects_bound_each_other_and_all_recipes_are_in_one_table(exec
     assert set(found.loc[found["divides"], "recipe"].astype(str)) == {rdm_ceilings.SPLIT_QUARTER}
     assert len(found) == 3 * 3 * 4, "recipes, bins, subjects and their mean"
     asked = summary["findings"][0]["ceilings"]
-    refused = [one["why_not"] for one in asked if one["recipe"] is None]
-    assert len(asked) == len(EVERY) and len(refused) == len(ceilings.RESPONSES)
-    assert refused[0] == f"{ceiling.SPLIT_HALF} is not about RDMs, which this metric compares"
+    assert [one["recipe"] for one in asked] == list(rdm_bounds.RECIPES), "those of responses are for other metrics"
+    assert all(one["ceiling_low"] is not None for one in asked)
 
 
 def test_data_without_a_ceiling_say_why(execute, rng, patterns):
@@ -253,6 +252,7 @@ def test_data_without_a_ceiling_say_why(execute, rng, patterns):
             "auto",
             "3 trials of 50 stimuli are kept, and the score is of 120",
         ),
+        (short, RSA, ceiling.NCSNR, "ncsnr is not about RDMs, which this metric compares"),
         (alone, RIDGE, ceiling.LEAVE_ONE_SUBJECT_OUT_RESPONSES, "one subject, and no other subject to compare with"),
     )
     for place, (one, metric, recipe, why) in enumerate(cases):

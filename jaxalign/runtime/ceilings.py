@@ -37,18 +37,23 @@ def of_analysis(analysis: Analysis, design: Design, run: RunConfig, inputs: Inpu
 
 
 def _expanded(analysis: Analysis, run: RunConfig, inputs: Inputs) -> tuple[str, ...]:
-    """The recipes by name, those of the level of the analysis first; "auto" is what its data are good for."""
+    """The recipes of the level of the analysis, or all where none is; "auto" is what its data are good for."""
     auto = ceiling.SPLIT_HALF if analysis.side == "responses" else rdm_bounds.best(analysis, inputs)
-    return tuple(dict.fromkeys(auto if name == ceiling.AUTO else name for name in run.ceiling.recipes))
+    names = tuple(dict.fromkeys(auto if name == ceiling.AUTO else name for name in run.ceiling.recipes))
+    return tuple(name for name in names if _is_about(name, analysis)) or names
+
+
+def _is_about(name: str, analysis: Analysis) -> bool:
+    """Whether a recipe is of the level that an analysis compares."""
+    return (analysis.side == "responses") is (name in RESPONSES)
 
 
 def _by(name: str, kind: str, analysis: Analysis, design: Design, run: RunConfig, inputs: Inputs) -> Bounds:
     """One recipe for one kind of target."""
-    is_of_responses = analysis.side == "responses"
-    if is_of_responses is not (name in RESPONSES):
-        level = "responses" if is_of_responses else "RDMs"
+    if not _is_about(name, analysis):
+        level = "responses" if analysis.side == "responses" else "RDMs"
         found = Bounds(why_not=f"{name} is not about {level}, which this metric compares")
-    elif is_of_responses:
+    elif analysis.side == "responses":
         found = _of_responses(name, kind, analysis, design, run, inputs)
     elif kind != "cells":
         found = Bounds(why_not="declared averages have no RDM")
