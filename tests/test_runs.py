@@ -227,3 +227,68 @@ def test_all_labellings_are_taken_where_they_are_few(tmp_path):
     null = np.array([spearmanr(model, brain[np.ix_(order, order)][first, second])[0] for order in orders])
     mine = rows[(rows["subject"] == "BE") & (rows["model"] == "model0")]
     np.testing.assert_allclose(mine["p"].to_numpy(), np.mean(null >= null[0] - 1e-6), atol=1e-6)
+
+
+# Given RDMs of a model against a recording.
+
+
+def rdm_of_columns(columns, names):
+    """|difference| of a column, one RDM per name. -> (n_rdms, n, n)"""
+    return np.stack([np.abs(np.subtract.outer(columns[name], columns[name])) for name in names])
+
+
+def words_for(tmp_path, source, **changes):
+    """A run of RSA of Pz alone, in bins, against an RDM file."""
+    import makers
+
+    changes = {
+        "model": "[rdm_file]", "model.fas.columns": None, "model.rdm_file.path": source, "metric": "[rsa]",
+        "metric.correlation.n_permutations": None, "metric.rsa.n_permutations": 50, "metric.rsa.n_folds": 0,
+        "metric.rsa.distance": "euclidean", "dataset.channels": "[Pz]", **changes,
+    }  # fmt: skip
+    return makers.eeg_request(tmp_path, **changes)
+
+
+def test_an_rdm_file_is_scored_against_a_recording_by_the_names_of_stimuli(tmp_path, capsys):
+    """The file holds more stimuli than the recording, in another order; scores equal SciPy's of the matched ones."""
+    import makers
+    from scipy.spatial.distance import pdist
+    from scipy.stats import spearmanr
+
+    values, columns = makers.eeg(24)
+    makers.epochs_file(tmp_path / "tiny-epo.fif", values, columns)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(30)
+    more = {name: np.concatenate([columns[name], rng.standard_normal(6)]) for name in ("frequency", "length")}
+    square = rdm_of_columns(more, ("frequency", "length"))[:, order][:, :, order]
+    names = [*columns["word"], *(f"other{index}" for index in range(6))]
+    np.save(tmp_path / "models.npy", square)
+    (tmp_path / "names.txt").write_text("\n".join(names[index] for index in order) + "\n", encoding="utf-8")
+    named = words_for(tmp_path, tmp_path / "models.npy", **{"model.rdm_file.stimulus_ids": tmp_path / "names.txt"})
+    assert commands.main(named) == 0, capsys.readouterr().err
+    rows = jaxalign.load(tmp_path / "out")
+    upper = np.triu_indices(24, 1)
+    for name, label in (("frequency", "models0"), ("length", "models1")):
+        own = rdm_of_columns(columns, [name])[0][upper]
+        mine = rows[rows["model"] == label].sort_values("time_start_s")["value"].to_numpy()
+        expected = [spearmanr(own, pdist(values[:, 2, time, None]))[0] for time in range(6)]
+        np.testing.assert_allclose(mine, expected, atol=1e-5)
+    assert not any("position" in text for text in jaxalign.results.summary(tmp_path / "out")["warnings"])
+
+
+def test_rdms_that_lack_a_stimulus_or_name_none_are_told_apart(tmp_path, capsys):
+    import makers
+
+    values, columns = makers.eeg(24)
+    makers.epochs_file(tmp_path / "tiny-epo.fif", values, columns)
+    square = rdm_of_columns(columns, ["frequency"])
+    np.save(tmp_path / "models.npy", square[:, :23, :23])
+    assert commands.main(words_for(tmp_path, tmp_path / "models.npy")) == 3
+    assert "RDMs of 23 stimuli and the data set has 24" in capsys.readouterr().err
+    (tmp_path / "names.txt").write_text("\n".join(columns["word"][:23]) + "\n", encoding="utf-8")
+    named = words_for(tmp_path, tmp_path / "models.npy", **{"model.rdm_file.stimulus_ids": tmp_path / "names.txt"})
+    assert commands.main(named) == 3
+    assert "1 of the 24 that are compared are not among them, first 'word23'" in capsys.readouterr().err
+    np.save(tmp_path / "models.npy", square)
+    assert commands.main(words_for(tmp_path, tmp_path / "models.npy")) == 0
+    assert any("matched by position" in text for text in jaxalign.results.summary(tmp_path / "out")["warnings"])

@@ -15,7 +15,7 @@ from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.models import SOURCES
 from jaxalign.models.given import Metadata
 from jaxalign.models.stored import Stored
-from jaxalign.runtime import extraction, stream
+from jaxalign.runtime import extraction, given_rdms, stream
 from jaxalign.sources.checks import check_same_stimuli
 from jaxalign.sources.rdm_files import RdmFile
 from jaxalign.sources.simulated import SimulatedEeg
@@ -374,15 +374,12 @@ def _from_metadata(name: str, entry: Metadata, way: _Way) -> Iterator[_Part]:
 
 
 def _from_rdms(name: str, entry: RdmFile, way: _Way) -> Iterator[_Part]:
-    rdms, stimulus_ids = entry.rdms(), way.stimulus_ids
-    if len(rdms.stimulus_ids) != len(stimulus_ids):
-        raise DataError(
-            f"model.{name} has RDMs of {len(rdms.stimulus_ids)} stimuli and the data set has {len(stimulus_ids)}: both must be ordered by the same stimuli."
-        )
-    for layer, values in zip(rdms.names, rdms.values, strict=True):
+    rdms = entry.rdms()
+    found = given_rdms.matched(name, entry, rdms, way.brain, way.stimulus_ids)
+    for layer, values, read in zip(rdms.names, found.values, found.read, strict=True):
         fit = Fit(layer, entry.revision, "rdm", 0.0, "none", 0)
-        _check_features(fit, values, stimulus_ids)
-        yield _Part(fit, _held(values), values.nbytes, True, name, dict(rdms.origin))
+        _check_features(fit, values, way.stimulus_ids)
+        yield _Part(fit, read, values.nbytes, True, name, dict(rdms.origin), found.note)
 
 
 def _check_fits(fits: list[Fit]) -> None:

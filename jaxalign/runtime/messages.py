@@ -49,8 +49,6 @@ def warnings(run: RunConfig, plan: Plan, inputs: Inputs, tables: dict[str, pa.Ta
     n_constant = n_constant_targets(plan, inputs, run)
     if n_constant:
         found.append(f"{n_constant} targets are constant over the scored stimuli: their scores are NaN.")
-    if isinstance(inputs.brain, RdmSet):
-        found.append("The RDM files name no stimuli: rows are matched by position.")
     return found
 
 

@@ -256,7 +256,7 @@ def _check_fits(name: str, metric: Metric, side: str, fits: list[Any], is_rdm: l
         raise ConfigError(
             f"metric.{name} takes features of width 1 and got widths {sorted(widths)}: name single features with score.{name}, or use ridge or rsa."
         )
-    narrow = [fit for fit in fits if fit.width < metric.least_width]
+    narrow = [] if all(is_rdm) else [fit for fit in fits if fit.width < metric.least_width]
     if side == "patterns" and narrow:
         raise ConfigError(
             f"metric.{name}: {narrow[0].name} has width {narrow[0].width}, and {metric.least_width} units are needed: leave it out with score.{name}, or take another distance."

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxalign.contracts import RdmSet
-from jaxalign.errors import DataError, nearest
+from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.sources.files import find, sha256
 from jaxalign.sources.rdm_readers import read_npy, read_rsatoolbox
 from jaxalign.sources.tables import read_names
@@ -46,9 +46,12 @@ class RdmFile:
         """Read, check and average the RDMs.
 
         Raises:
+            ConfigError: if no file is named.
             DataError: if the file or variable is missing, or a matrix is not square, symmetric, finite, of zero
                 diagonal and of the same size as the others.
         """
+        if not self.path:
+            raise ConfigError(f"{self.name} names no file: set its path, such as model.rdm_file.path=rdms.hdf5.")
         path = find(self.path)
         named: dict[str, list[np.ndarray]] = {}
         labelled, described = self._labelled(path)

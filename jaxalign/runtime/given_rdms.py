@@ -1,0 +1,113 @@
+"""Given RDMs of models against recordings or RDMs: matched by the names of stimuli, by position only where nothing names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxalign.contracts import RdmSet, Recording
+from jaxalign.errors import DataError, nearest
+from jaxalign.sources.rdm_files import RdmFile
+
+Brain = list[Recording] | RdmSet | None
+
+
+@dataclass(frozen=True)
+class Matched:
+    """RDMs of a model for the stimuli of a data set.
+
+    Attributes:
+        read: per RDM, rows of the data set (None for all that are compared) -> (n_pairs,) float32, their upper triangle.
+        values: per RDM, (n_pairs,) of all stimuli that are compared.
+        note: how they were matched, where a reader must know.
+    """
+
+    read: tuple[Callable[[np.ndarray | None], np.ndarray], ...]
+    values: tuple[np.ndarray, ...]
+    note: str
+
+
+def matched(name: str, entry: RdmFile, rdms: RdmSet, brain: Brain, stimulus_ids: tuple[str, ...]) -> Matched:
+    """Bring RDMs into the order of a data set.
+
+    Args:
+        name: of the model's entry, for messages.
+        entry: names its stimuli, or does not.
+        rdms: read from it.
+        brain: recordings or RDMs; None before it is simulated.
+        stimulus_ids: of the data set, in order.
+    Raises:
+        DataError: if a stimulus that is compared has no row, or, without names, there are more or fewer.
+    """
+    compared = _compared(brain, len(stimulus_ids))
+    is_named = bool(entry.stimulus_ids or entry.stimulus_descriptor)
+    if is_named and not isinstance(brain, RdmSet):
+        rows, note = _by_name(name, rdms.stimulus_ids, [stimulus_ids[index] for index in compared]), ""
+    elif is_named and not _is_numbered(stimulus_ids):
+        rows, note = _by_name(name, rdms.stimulus_ids, list(stimulus_ids)), ""
+    else:
+        rows, note = _by_position(name, rdms, compared, stimulus_ids)
+    n_held = len(rdms.stimulus_ids)
+    index = np.full(len(stimulus_ids), -1)
+    index[compared] = rows
+    if n_held == len(rows) == len(compared) and (rows == np.arange(n_held)).all():
+        values = tuple(rdms.values)
+    else:
+        values = tuple(_part(one, rows, n_held) for one in rdms.values)
+    read = tuple(_reader(one, held, index, n_held) for one, held in zip(values, rdms.values, strict=True))
+    return Matched(read, values, note)
+
+
+def _compared(brain: Brain, n_stimuli: int) -> np.ndarray:
+    """Rows whose dissimilarities are compared: the test set of a recording that has one, else all."""
+    if isinstance(brain, list) and brain[0].is_test.any():
+        return np.flatnonzero(brain[0].is_test)
+    return np.arange(n_stimuli)
+
+
+def _is_numbered(stimulus_ids: tuple[str, ...]) -> bool:
+    """Whether the ids are only the numbers that a file without names is given."""
+    return all(name == str(index) for index, name in enumerate(stimulus_ids))
+
+
+def _by_name(name: str, held: tuple[str, ...], wanted: list[str]) -> np.ndarray:
+    place = {one: index for index, one in enumerate(held)}
+    missing = [one for one in wanted if one not in place]
+    if missing:
+        raise DataError(
+            f"model.{name} has RDMs of {len(held)} stimuli, and {len(missing)} of the {len(wanted)} that are compared are not "
+            f"among them, first {missing[0]!r}. {nearest(missing[0], held)}"
+        )
+    return np.array([place[one] for one in wanted])
+
+
+def _by_position(
+    name: str, rdms: RdmSet, compared: np.ndarray, stimulus_ids: tuple[str, ...]
+) -> tuple[np.ndarray, str]:
+    n_held = len(rdms.stimulus_ids)
+    if n_held == len(stimulus_ids):
+        return compared, "The RDM files name no stimuli: rows are matched by position."
+    if n_held == len(compared):
+        return np.arange(n_held), (
+            f"The RDMs of model.{name} name no stimuli: their {n_held} rows are taken as the test stimuli, in order."
+        )
+    test = "" if len(compared) == len(stimulus_ids) else f", {len(compared)} of them the test set"
+    raise DataError(
+        f"model.{name} has RDMs of {n_held} stimuli and the data set has {len(stimulus_ids)}{test}: both must be ordered by "
+        "the same stimuli. Name them with stimulus_ids= a file, or stimulus_descriptor= of rsatoolbox, to match them by name."
+    )
+
+
+def _part(condensed: np.ndarray, rows: np.ndarray, n_held: int) -> np.ndarray:
+    """The upper triangle of some rows of an RDM, in their order. (n_pairs of n_held,) -> (n_pairs of rows,)"""
+    first, second = np.triu_indices(len(rows), 1)
+    one, other = np.minimum(rows[first], rows[second]), np.maximum(rows[first], rows[second])
+    return condensed[one * n_held - one * (one + 1) // 2 + other - one - 1]
+
+
+def _reader(
+    values: np.ndarray, held: np.ndarray, index: np.ndarray, n_held: int
+) -> Callable[[np.ndarray | None], np.ndarray]:
+    return lambda rows: values if rows is None else _part(held, index[rows], n_held)
