@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections import Counter
@@ -15,6 +14,7 @@ import numpy as np
 
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.sources.files import candidates, find, sha256
+from jaxalign.sources.rows import rows_of
 
 ID, FILE, GROUP = "stimulus_id", "file", "group"
 """Columns of a table of stimuli; the group is optional."""
@@ -120,38 +120,6 @@ def labels(values: Sequence[str]) -> np.ndarray:
     return np.array([number[name] for name in values])
 
 
-def rows_of(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a CSV (or, by its suffix .tsv or .tab, TSV) file in UTF-8 with a header. -> [(line number, column -> text)]
-
-    Args:
-        path: the file.
-        needed: columns that it must have.
-    Raises:
-        DataError: if it is no such file, lacks a column, or a row has more or fewer fields than the header.
-    """
-    delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            rows = [(reader.line_num, row) for row in reader if row]
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}. Save it as UTF-8."
-        ) from error
-    except (csv.Error, OSError) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}. Save it as CSV in UTF-8 with a header.") from error
-    if not rows:
-        raise DataError(f"{path} is empty: a header with {', '.join(needed)} and a row per stimulus are needed.")
-    header = [name.strip() for name in rows[0][1]]
-    _check_header(path, header, needed, delimiter)
-    for line, row in rows[1:]:
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}, line {line}, has {len(row)} fields and the header has {len(header)}: put fields that hold {delimiter!r} into quotes."
-            )
-    return [(line, dict(zip(header, row, strict=True))) for line, row in rows[1:]]
-
-
 def checked_ids(ids: Sequence[str], places: Sequence[str], where: str, remedy: str) -> tuple[str, ...]:
     """Ids of stimuli, of which there are some, none empty and none twice.
 
@@ -180,20 +148,6 @@ def checked_ids(ids: Sequence[str], places: Sequence[str], where: str, remedy: s
             f"({', '.join(at[:3])}). {remedy}"
         )
     return tuple(ids)
-
-
-def _check_header(path: Path, header: list[str], needed: Sequence[str], delimiter: str) -> None:
-    repeated = [name for name, count in Counter(header).items() if count > 1]
-    if repeated:
-        raise DataError(f"{path} has {len(header)} columns and {repeated[0]!r} more than once: give each its own name.")
-    for column in needed:
-        if column not in header:
-            hint = (
-                " Is it separated by semicolons? Save it with commas." if len(header) == 1 and ";" in header[0] else ""
-            )
-            raise DataError(
-                f"{path} has no column {column!r} among its {len(header)} (separated by {delimiter!r}). {nearest(column, header)}{hint}"
-            )
 
 
 # Folders

@@ -13,7 +13,7 @@ from jaxalign.contracts import Recording
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.sources.checks import check_recording
 from jaxalign.sources.files import find, sha256
-from jaxalign.sources.media import rows_of
+from jaxalign.sources.rows import rows_of
 from jaxalign.sources.volumes import open_series, read_map, same_space
 
 NORMALISATIONS = ("sd", "zscore", "none")

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from jaxalign.errors import ConfigError, DataError, nearest
-from jaxalign.sources.media import rows_of
 from jaxalign.sources.places import one_of
+from jaxalign.sources.rows import rows_of
 
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
 """Sessions of subjects 1 to 8."""

@@ -13,8 +13,9 @@ import numpy as np
 from jaxalign.contracts import Recording
 from jaxalign.errors import ConfigError, DataError
 from jaxalign.sources.files import candidates, find, sha256
+from jaxalign.sources.rows import table_rows
 from jaxalign.sources.steps import carried_out
-from jaxalign.sources.trials import ID, Wanted, Work, column_of, near, numbers, recording_of, table_rows, wanted
+from jaxalign.sources.trials import ID, Wanted, Work, column_of, near, numbers, recording_of, wanted
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 FOLDERS = (".ds", ".mff")

@@ -14,9 +14,10 @@ from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.sources import bids, fieldtrip
 from jaxalign.sources.files import find, sha256
 from jaxalign.sources.reading import Events, find_folder, holds, prepared, recorded, work_of
+from jaxalign.sources.rows import table_rows
 from jaxalign.sources.steps import carried_out, parsed
 from jaxalign.sources.textgrid import read_textgrid, tier_named
-from jaxalign.sources.trials import ID, Work, column_of, numbers, recording_of, table_rows, wanted
+from jaxalign.sources.trials import ID, Work, column_of, numbers, recording_of, wanted
 
 NAMES = ("subjects", "channels", "stimuli", "test_stimuli", "notes")
 SILENCES = ("sp", "sil", "spn", "<sil>", "<p:>", "#")

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.sources.array_files import ArrayFile, given_array
-from jaxalign.sources.media import rows_of
+from jaxalign.sources.rows import rows_of
 
 TABLES = (".csv", ".tsv", ".tab", ".parquet", ".feather")
 

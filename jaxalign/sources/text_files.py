@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.sources.files import find
-from jaxalign.sources.media import GROUP, ID, Listing, checked_ids, checked_index, content_sha256, labels, rows_of
+from jaxalign.sources.media import GROUP, ID, Listing, checked_ids, checked_index, content_sha256, labels
+from jaxalign.sources.rows import rows_of
 
 
 @dataclass(frozen=True)

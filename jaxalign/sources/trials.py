@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.sources.checks import check_recording
 from jaxalign.sources.files import find
 from jaxalign.sources.montage import are_metres, template_positions
+from jaxalign.sources.rows import table_rows
 from jaxalign.sources.times import inside
 
 UNITS = {
@@ -136,34 +136,6 @@ def wanted(dataset: Any, subject: str) -> Wanted:
     """
     names = ("picks", "channels", "tmin_s", "tmax_s", "stimuli", "stimuli_file", "test_stimuli", "test_column")
     return Wanted(dataset.name, subject, **{name: getattr(dataset, name) for name in names})
-
-
-def table_rows(path: Path, needs: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Rows of a CSV, TSV or semicolon-separated table in UTF-8 with a header.
-
-    Args:
-        path: the file; .tsv and .tab are separated by tabs, others by what their header uses.
-        needs: columns that must be there.
-    Raises:
-        DataError: if it is no such table, is empty, or lacks a column.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is no text in UTF-8: byte {error.start} cannot be read. Save the table as UTF-8."
-        ) from error
-    header = text.split("\n", 1)[0]
-    separator = "\t" if path.suffix.lower() in (".tsv", ".tab") or "\t" in header else max(",;", key=header.count)
-    reader = csv.DictReader(text.splitlines(), delimiter=separator)
-    rows = [{name: (value or "").strip() for name, value in row.items() if name is not None} for row in reader]
-    has = list(reader.fieldnames or ())
-    for column in needs:
-        if column not in has:
-            raise DataError(f"{path} has no column {column!r}. {near(column, has)} It has: {', '.join(has)}.")
-    if not rows:
-        raise DataError(f"{path} has a header of {len(has)} columns and no row.")
-    return rows
 
 
 def numbers(rows: Sequence[Mapping[str, str]], column: str, path: Path) -> np.ndarray:
