@@ -1,6 +1,9 @@
 """What is read is what is in the files, and what is simulated is what is asked."""
 
+import re
+
 import makers
+import mne
 import numpy as np
 import pytest
 from scipy.io import loadmat
@@ -10,6 +13,7 @@ from jaxalign.commands.composed import compose
 from jaxalign.errors import ConfigError, DataError
 from jaxalign.sources.files import find
 from jaxalign.sources.mne_epochs import MneEpochs
+from jaxalign.sources.mne_raw import MneRaw
 from jaxalign.sources.montage import are_metres, template_positions
 from jaxalign.sources.pictures import Pictures
 from jaxalign.sources.rdm_files import RdmFile
@@ -135,6 +139,29 @@ def test_template_positions_know_names_and_leave_others_unknown():
     places = template_positions(("Cz", "nosuch", "Oz"))
     assert np.isnan(places[1]).all() and are_metres(places)
     assert places[0, 2] > places[2, 2], "Cz is the top"
+
+
+@pytest.mark.parametrize(
+    ("scale", "note"),
+    [
+        (
+            1000,
+            r"not in metres \(median radius {radius_mm:.3g}\): 4 of 4 template positions of the same names are drawn",
+        ),
+        (0, "the file has no channel positions: 4 of 4 names are on the template head"),
+    ],
+)
+def test_template_positions_stand_in_with_a_note_whoever_reads(tmp_path, scale, note):
+    path = makers.epochs_file(tmp_path / "x-epo.fif", *makers.eeg())
+    epochs, template = mne.read_epochs(path, verbose="error"), template_positions(makers.CHANNELS)
+    for channel, place in zip(epochs.info["chs"], template, strict=True):
+        channel["loc"][:3] = place * scale
+    epochs.save(path, overwrite=True, verbose="error")
+    for source in (MneEpochs, MneRaw):
+        (recording,) = source(path=str(path), stimulus_columns=("word",)).recordings()
+        np.testing.assert_allclose(recording.positions, template, atol=1e-6)
+        radius_mm = 1000 * float(np.median(np.linalg.norm(template, axis=1)))
+        assert re.search(note.format(radius_mm=radius_mm), str(recording.origin["notes"]))
 
 
 # Files.

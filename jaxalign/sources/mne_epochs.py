@@ -12,8 +12,8 @@ from jaxalign.contracts import Recording
 from jaxalign.errors import DataError, nearest
 from jaxalign.sources.checks import check_recording
 from jaxalign.sources.files import find, sha256
-from jaxalign.sources.montage import are_metres, template_positions
 from jaxalign.sources.times import binned, bins_of
+from jaxalign.sources.trials import positions_of, unit_of
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class MneEpochs:
         epochs = self._selected(epochs)
         times = bins_of(epochs.times, float(epochs.info["sfreq"]), self.time_bin_s)
         values = binned(epochs.get_data(copy=False), times)
-        positions, notes = _positions(epochs)
+        positions, notes = positions_of(epochs)
         recording = Recording(
             dataset=self.name,
             subject=self.subject,
@@ -69,7 +69,7 @@ class MneEpochs:
             channels=tuple(epochs.ch_names),
             starts_s=times.starts_s,
             stops_s=times.stops_s,
-            unit=_unit(epochs),
+            unit=unit_of(epochs, str(path)),
             n_repetitions=np.ones(len(epochs), np.int32),
             is_test=np.zeros(len(epochs), bool),
             positions=positions,
@@ -109,11 +109,6 @@ class MneEpochs:
             raise DataError(
                 f"{self.path} has no channel that dataset.picks={self.picks} names: its {len(epochs.ch_names)} channels are of type {has}."
             ) from error
-        types = set(kept.get_channel_types())
-        if len(types) > 1:
-            raise DataError(
-                f"{self.path}: channel types {', '.join(sorted(types))} have different units and do not mix. Set dataset.picks to one of them."
-            )
         if self.tmin_s is None and self.tmax_s is None:
             return kept
         first, last = float(kept.times[0]), float(kept.times[-1])
@@ -137,22 +132,3 @@ def _read(path: Path) -> Any:
         raise DataError(
             f"MNE cannot read {path} ({path.stat().st_size} bytes) as epochs: {error}. Is it a whole -epo.fif file?"
         ) from error
-
-
-def _unit(epochs: Any) -> str:
-    """SI unit in which MNE holds the channels' type."""
-    units = {"eeg": "V", "eog": "V", "ecg": "V", "seeg": "V", "ecog": "V", "mag": "T", "grad": "T/m"}
-    kind = epochs.get_channel_types()[0]
-    return units.get(kind, "a.u.")
-
-
-def _positions(epochs: Any) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Channel positions in head coordinates, and a note when the file's own cannot be used. -> (n_channels, 3) metres"""
-    places = np.stack([channel["loc"][:3] for channel in epochs.info["chs"]]).astype(np.float64)
-    unknown = ~np.isfinite(places).all(1) | (places == 0).all(1)
-    places[unknown] = np.nan
-    if are_metres(places):
-        return places, ()
-    radius = float(np.nanmedian(np.linalg.norm(places, axis=1))) if not unknown.all() else float("nan")
-    note = f"channel positions of the file are not in metres (median radius {radius:.3g}): template positions of the same names are drawn"
-    return template_positions(tuple(epochs.ch_names)), (note,)
