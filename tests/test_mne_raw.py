@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+from typing import get_type_hints
 
 import mne
 import numpy as np
@@ -10,9 +11,13 @@ import writers_eeg as writers
 
 from jaxalign.commands.composed import compose
 from jaxalign.errors import ConfigError, DataError
+from jaxalign.sources import DATASETS
 from jaxalign.sources.bids import Bids
+from jaxalign.sources.mne_epochs import MneEpochs
 from jaxalign.sources.mne_raw import MneRaw
 from jaxalign.sources.reading import read_any
+from jaxalign.sources.speech import Alice, Ds004408
+from jaxalign.sources.trials import SELECTION, Wanted
 
 EPOCH = {"name": "epoch", "tmin_s": -0.2, "tmax_s": 0.5}
 AVERAGE = {"name": "average"}
@@ -467,6 +472,32 @@ def test_bids_without_its_package_is_explained(bids, monkeypatch):
     monkeypatch.setitem(sys.modules, "mne_bids", None)
     with pytest.raises(ConfigError, match=r"need the package mne-bids: pip install 'jaxalign\[data\]'"):
         Bids(folder=str(bids[0]), **LOOK, steps=[EPOCH]).recordings()
+
+
+# Options.
+
+OF_STEPS = [kind for kind in DATASETS.values() if "steps" in get_type_hints(kind)]
+
+
+def test_the_data_sets_with_steps_are_known():
+    assert {MneRaw, Bids, Alice, Ds004408} <= set(OF_STEPS)
+
+
+@pytest.mark.parametrize("kind", OF_STEPS)
+def test_every_data_set_with_steps_selects_alike(kind):
+    """What a selection is called, holds and defaults to is said once, by Wanted."""
+    assert {"picks", "channels", "stimuli", "test_column"} <= set(SELECTION)
+    ours, theirs = get_type_hints(kind), get_type_hints(Wanted)
+    for name in SELECTION:
+        assert ours[name] == theirs[name] and getattr(kind(), name) == getattr(Wanted(), name), name
+
+
+@pytest.mark.parametrize("kind", [*OF_STEPS, MneEpochs])
+def test_lists_of_names_are_tuples_of_strings(kind):
+    lists = [name for name, hint in get_type_hints(kind).items() if hint == tuple[str, ...]]
+    assert {"channels", "notes"} <= set(lists)
+    made = kind(**{name: ["Cz", 3] for name in lists})
+    assert [getattr(made, name) for name in lists] == [("Cz", "3")] * len(lists)
 
 
 # From the command line.

@@ -13,7 +13,7 @@ from jaxalign.errors import DataError, nearest
 from jaxalign.sources.checks import check_recording
 from jaxalign.sources.files import find, sha256
 from jaxalign.sources.times import binned, bins_of
-from jaxalign.sources.trials import positions_of, unit_of
+from jaxalign.sources.trials import keep_names, positions_of, unit_of
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class MneEpochs:
     notes: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name in ("stimulus_columns", "feature_columns", "channels", "notes"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        keep_names(self)
 
     def recordings(self) -> list[Recording]:
         """Read the file. -> one Recording, responses in volts (EEG), tesla or tesla per metre (MEG)

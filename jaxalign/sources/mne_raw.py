@@ -25,9 +25,7 @@ from jaxalign.sources.reading import (
     work_of,
 )
 from jaxalign.sources.steps import parsed
-from jaxalign.sources.trials import Work, wanted
-
-NAMES = ("stimulus_columns", "use_events", "channels", "stimuli", "test_stimuli", "notes")
+from jaxalign.sources.trials import Work, keep_names, wanted
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,7 @@ class MneRaw:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in NAMES:
-            object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
+        keep_names(self)
         parsed(self.steps)
 
     def recordings(self) -> list[Recording]:

@@ -17,9 +17,8 @@ from jaxalign.sources.reading import Events, find_folder, holds, prepared, recor
 from jaxalign.sources.rows import table_rows
 from jaxalign.sources.steps import carried_out, parsed
 from jaxalign.sources.textgrid import read_textgrid, tier_named
-from jaxalign.sources.trials import ID, Work, column_of, numbers, recording_of, wanted
+from jaxalign.sources.trials import ID, Work, column_of, keep_names, numbers, recording_of, wanted
 
-NAMES = ("subjects", "channels", "stimuli", "test_stimuli", "notes")
 SILENCES = ("sp", "sil", "spn", "<sil>", "<p:>", "#")
 
 
@@ -82,8 +81,7 @@ class Alice:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in NAMES:
-            object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
+        keep_names(self)
         _check_choice("segments", self.segments, ("word", "sentence"))
         _check_choice("stimulus", self.stimulus, ("token", "type"))
         _check_choice("group", self.group, (*fieldtrip.GROUPS, "all"))
@@ -260,8 +258,7 @@ class Ds004408:
         return "eeg"
 
     def __post_init__(self) -> None:
-        for name in (*NAMES, "runs", "silences"):
-            object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
+        keep_names(self)
         _check_choice("segments", self.segments, ("word", "phoneme", "sentence"))
         _check_choice("stimulus", self.stimulus, ("token", "type"))
         parsed(self.steps)

@@ -6,9 +6,9 @@ import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -127,15 +127,29 @@ class Wanted:
         return ids
 
 
+SELECTION = tuple(option.name for option in fields(Wanted) if option.name not in ("dataset", "subject"))
+"""Options that every data set with steps has; Wanted says their types and what is taken without them."""
+
+
 def wanted(dataset: Any, subject: str) -> Wanted:
     """The selection that a data set of the configuration asks for.
 
     Args:
-        dataset: a dataclass with fields of the names of Wanted; `name` is its name in the table.
+        dataset: a dataclass with the options of SELECTION; `name` is its name in the table.
         subject: whose recording it is.
     """
-    names = ("picks", "channels", "tmin_s", "tmax_s", "stimuli", "stimuli_file", "test_stimuli", "test_column")
-    return Wanted(dataset.name, subject, **{name: getattr(dataset, name) for name in names})
+    return Wanted(dataset.name, subject, **{name: getattr(dataset, name) for name in SELECTION})
+
+
+def keep_names(dataset: Any) -> None:
+    """Lists of names of a data set of the configuration become tuples of strings, so that nobody changes them.
+
+    Args:
+        dataset: a frozen dataclass, in its __post_init__; its fields of type tuple[str, ...] are replaced.
+    """
+    for name, hint in get_type_hints(type(dataset)).items():
+        if hint == tuple[str, ...]:
+            object.__setattr__(dataset, name, tuple(map(str, getattr(dataset, name))))
 
 
 def numbers(rows: Sequence[Mapping[str, str]], column: str, path: Path) -> np.ndarray:
