@@ -120,29 +120,23 @@ class Images:
         n_batch = len(pictures)
         made = self._processed(pictures)
         if "input_ids" not in made:
-            none = np.ones((n_batch, 1), bool)
-            return _split(self.settings, made, Tokens(none, none), n_batch)
+            return _split(self.settings, made, _one_token_each(n_batch), n_batch)
         ids = made["input_ids"].numpy()
         is_media = np.zeros(ids.shape, bool) if self.token_id is None else ids == self.token_id
-        self._check_prompt(is_media)
+        if self.token_id is not None:
+            _check_prompt(self, is_media, "image")
         mask = made.get("attention_mask")
         is_token = np.ones(ids.shape, bool) if mask is None else mask.numpy().astype(bool)
         return _split(self.settings, made, Tokens(is_token, is_media), n_batch)
 
     def _processed(self, pictures: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        import torch
         from PIL import Image
 
         images = [Image.fromarray(picture) for picture in pictures]
         try:
-            made = self._asked(images)
+            return _taken(self.accepted, self._asked(images))
         except (ValueError, IndexError) as error:
-            raise ConfigError(
-                f"The processor of '{self.settings.name}' refuses its pictures with the prompt {self.settings.prompt!r}: {error}"
-            ) from error
-        return {
-            name: value for name, value in made.items() if name in self.accepted and isinstance(value, torch.Tensor)
-        }
+            raise _refused(self.settings, "its pictures", error) from error
 
     def _asked(self, images: list[Any]) -> Any:
         """What the processor makes of pictures; most want a list of them per prompt, some one flat list."""
@@ -159,15 +153,6 @@ class Images:
                     return self.processor(images=images, **options)
                 except (ValueError, IndexError, TypeError, AttributeError):
                     raise ValueError(str(error)) from error
-
-    def _check_prompt(self, is_media: np.ndarray) -> None:
-        counts = is_media.sum(axis=1)
-        if self.token_id is not None and not counts.all():
-            raise ConfigError(
-                f"The prompt of '{self.settings.name}', {self.settings.prompt!r}, gives {counts.min()} image tokens (id "
-                f"{self.token_id}): it must hold the processor's placeholder "
-                f"{getattr(self.processor, 'image_token', None)!r} where the image belongs."
-            )
 
 
 IMAGE_FITS = ("crop", "stretch", "pad")
@@ -197,6 +182,36 @@ def _split(settings: Network, made: Mapping[str, torch.Tensor], tokens: Tokens, 
     return Batch({name: value.numpy() for name, value in traced.items()}, static, tokens, n_batch, n_bins)
 
 
+def _one_token_each(n_batch: int, duration_s: np.ndarray | None = None) -> Tokens:
+    """Tokens of a network without a language sequence."""
+    whole = np.ones((n_batch, 1), bool)
+    return Tokens(whole, whole, duration_s)
+
+
+def _taken(accepted: frozenset[str], made: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Of what a processor made, the tensors that the network takes."""
+    import torch
+
+    return {name: value for name, value in made.items() if name in accepted and isinstance(value, torch.Tensor)}
+
+
+def _refused(settings: Network, what: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"The processor of '{settings.name}' refuses {what} with the prompt {settings.prompt!r}: {error}"
+    )
+
+
+def _check_prompt(processing: Images | Sounds, is_media: np.ndarray, kind: str) -> None:
+    """Refuse a prompt that leaves a stimulus without a token. is_media: (n_batch, n_tokens); kind: "image" or "audio" """
+    counts = is_media.sum(axis=1)
+    if not counts.all():
+        settings, placeholder = processing.settings, getattr(processing.processor, f"{kind}_token", None)
+        raise ConfigError(
+            f"The prompt of '{settings.name}', {settings.prompt!r}, gives {counts.min()} {kind} tokens (id {processing.token_id}): "
+            f"it must hold the processor's placeholder {placeholder!r} where the {kind} belongs."
+        )
+
+
 # Sounds
 
 
@@ -221,25 +236,18 @@ class Sounds:
         Raises:
             DataError: if a sound is empty, not finite, or longer than the model takes.
         """
-        sounds = [self._checked(sound, index) for index, sound in enumerate(stimuli)]
-        edge = self.bucket(max(len(sound) for sound in sounds) / self.rate_hz)
+        sounds, edge = self._checked(stimuli)
         n_batch = len(sounds) // n_chunks
         return [self._batch(sounds[start : start + n_batch], edge) for start in range(0, len(sounds), n_batch)]
 
     def singles(self, stimuli: Sequence[Sound]) -> list[Batch]:
         """Every sound as a batch of its own, without any padding that a mask would hide: for torch."""
-        sounds = [self._checked(sound, index) for index, sound in enumerate(stimuli)]
-        edge = self.bucket(max(len(sound) for sound in sounds) / self.rate_hz)
+        sounds, edge = self._checked(stimuli)
         return [self._single(sound, edge) for sound in sounds]
 
     def _single(self, sound: np.ndarray, edge: float) -> Batch:
         made = self._processed(self._heard(sound, edge))
-        duration_s, n_bins = np.array([len(sound) / self.rate_hz], np.float32), self._n_bins(edge)
-        if "input_ids" not in made:
-            none = np.ones((1, 1), bool)
-            return _split(self.settings, made, Tokens(none, none, duration_s), 1, n_bins)
-        is_token, is_media = self._tokens(made["input_ids"].numpy(), self._n_media([made], duration_s))
-        return _split(self.settings, made, Tokens(is_token, is_media, duration_s), 1, n_bins)
+        return _split(self.settings, made, self._tokens(made, [made], [sound]), 1, self._n_bins(edge))
 
     def _n_bins(self, edge: float) -> int:
         return math.ceil(edge / self.settings.bin_s - 1e-9)
@@ -263,8 +271,12 @@ class Sounds:
         edge = edges[0] if edges else 30.0 * math.ceil(duration_s / 30.0 - 1e-9)
         return edge if longest is None else min(edge, longest)
 
-    def _checked(self, sound: Sound, index: int) -> np.ndarray:
-        """The sound at the rate of the network, (n_samples,) float32."""
+    def _checked(self, stimuli: Sequence[Sound]) -> tuple[list[np.ndarray], float]:
+        """Sounds at the rate of the network, (n_samples,) float32 each, and the bucket of the longest in seconds."""
+        sounds = [self._at_rate(sound, index) for index, sound in enumerate(stimuli)]
+        return sounds, self.bucket(max(len(sound) for sound in sounds) / self.rate_hz)
+
+    def _at_rate(self, sound: Sound, index: int) -> np.ndarray:
         values = resampled(checked_sound(sound, index, self.settings.name), self.rate_hz).values
         duration_s, longest = len(values) / self.rate_hz, self.settings.max_audio_s
         if longest is not None and duration_s > longest + 1e-6:
@@ -279,24 +291,18 @@ class Sounds:
 
         whole = self._canonical(edge)
         single = [self._padded(self._processed(self._heard(sound, edge)), whole) for sound in sounds]
-        n_batch, duration_s = len(sounds), np.array([len(sound) / self.rate_hz for sound in sounds], np.float32)
         made = {
             name: torch.cat([one[name] for one in single])
             if value.is_floating_point() or name in self.settings.traced
-            else torch.cat([value] * n_batch)
+            else torch.cat([value] * len(sounds))
             for name, value in whole.items()
         }
-        n_bins = self._n_bins(edge)
-        if "input_ids" not in made:
-            none = np.ones((n_batch, 1), bool)
-            return _split(self.settings, made, Tokens(none, none, duration_s), n_batch, n_bins)
-        ids = made["input_ids"].numpy()
-        is_token, is_media = self._tokens(ids, self._n_media(single, duration_s))
-        if "attention_mask" in self.settings.traced:
-            made["attention_mask"] = torch.from_numpy(is_token.astype(np.int64))
-        if "position_ids" in self.settings.traced:
-            made["position_ids"] = torch.from_numpy(np.maximum(is_token.cumsum(axis=1) - 1, 0))
-        return _split(self.settings, made, Tokens(is_token, is_media, duration_s), n_batch, n_bins)
+        tokens = self._tokens(made, single, sounds)
+        if "input_ids" in made and "attention_mask" in self.settings.traced:
+            made["attention_mask"] = torch.from_numpy(tokens.is_token.astype(np.int64))
+        if "input_ids" in made and "position_ids" in self.settings.traced:
+            made["position_ids"] = torch.from_numpy(np.maximum(tokens.is_token.cumsum(axis=1) - 1, 0))
+        return _split(self.settings, made, tokens, len(sounds), self._n_bins(edge))
 
     def _heard(self, sound: np.ndarray, edge: float) -> np.ndarray:
         """The sound, with silence up to the bucket where the network cannot be told of padding."""
@@ -312,8 +318,6 @@ class Sounds:
         return self.canonical[edge]
 
     def _processed(self, sound: np.ndarray) -> dict[str, Any]:
-        import torch
-
         options: dict[str, Any] = {"return_tensors": "pt"}
         try:
             if hasattr(self.processor, "tokenizer"):
@@ -321,18 +325,10 @@ class Sounds:
             else:
                 made = self.processor(sound, sampling_rate=self.rate_hz, **options)
         except (ValueError, IndexError) as error:
-            raise ConfigError(
-                f"The processor of '{self.settings.name}' refuses a sound of {len(sound) / self.rate_hz:.2f} s with the prompt "
-                f"{self.settings.prompt!r}: {error}"
-            ) from error
-        inputs = {
-            name: value for name, value in made.items() if name in self.accepted and isinstance(value, torch.Tensor)
-        }
-        if "input_ids" in inputs and not (inputs["input_ids"].numpy() == self.token_id).any():
-            raise ConfigError(
-                f"The prompt of '{self.settings.name}', {self.settings.prompt!r}, gives 0 audio tokens (id {self.token_id}): it "
-                f"must hold the processor's placeholder {getattr(self.processor, 'audio_token', None)!r} where the sound belongs."
-            )
+            raise _refused(self.settings, f"a sound of {len(sound) / self.rate_hz:.2f} s", error) from error
+        inputs = _taken(self.accepted, made)
+        if "input_ids" in inputs:
+            _check_prompt(self, inputs["input_ids"].numpy() == self.token_id, "audio")
         return inputs
 
     def _rate(self) -> dict[str, Any]:
@@ -361,8 +357,11 @@ class Sounds:
         own = np.ceil(duration_s / self.settings.language_frame_s - 1e-4).astype(int)
         return np.minimum(counts, np.maximum(own, 1))
 
-    def _tokens(self, ids: np.ndarray, n_media: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(is_token, is_media): of the audio tokens of a row, the first n_media are the sound's."""
-        placeholder = ids == self.token_id
-        is_media = placeholder & (placeholder.cumsum(axis=1) <= n_media[:, None])
-        return ~placeholder | is_media, is_media
+    def _tokens(self, made: dict[str, Any], single: list[dict[str, Any]], sounds: list[np.ndarray]) -> Tokens:
+        """Where the tokens of a batch stand: of the audio tokens of a row, the first are the sound's."""
+        duration_s = np.array([len(sound) / self.rate_hz for sound in sounds], np.float32)
+        if "input_ids" not in made:
+            return _one_token_each(len(sounds), duration_s)
+        placeholder = made["input_ids"].numpy() == self.token_id
+        is_media = placeholder & (placeholder.cumsum(axis=1) <= self._n_media(single, duration_s)[:, None])
+        return Tokens(~placeholder | is_media, is_media, duration_s)
