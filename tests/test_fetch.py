@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -365,6 +367,41 @@ def test_one_bad_file_does_not_keep_the_others_waiting(own, server, tmp_path, ca
     said = capsys.readouterr()
     assert "1 of 2 files were not fetched: eeg/a.bin" in said.err and "Data error" in said.err
     assert (tmp_path / "data/mine/b.bin").exists() and not (tmp_path / "data/mine/eeg/a.bin").exists()
+
+
+def fetching(*words):
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "jaxalign", "fetch", "dataset=mine", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_fetches_do_not_write_to_one_folder_and_a_killed_one_holds_nothing(own, server, tmp_path):
+    server.behave = {"bytes": 100_000, "stall": 60, "then": {}}
+    part = tmp_path / "data/mine/eeg/a.bin.part"
+    patient = [word for word in own if not word.startswith("timeout_s")]
+    with fetching("timeout_s=60", *patient) as first:
+        try:
+            end = time.monotonic() + 60
+            while not (part.exists() and part.stat().st_size == 100_000):
+                assert first.poll() is None and time.monotonic() < end
+                time.sleep(0.02)
+            with fetching(*own) as second:
+                said = second.communicate(timeout=60)[1]
+            assert second.returncode == 2 and f"mine is being fetched into by process {first.pid} on " in said
+            assert "to=FOLDER" in said and server.asked == [None] and part.stat().st_size == 100_000
+        finally:
+            first.kill()
+    with fetching(*own) as third:
+        said = third.communicate(timeout=60)[0]
+    assert third.returncode == 0 and "All 2 files are in" in said
+    assert server.asked[1] == "bytes=100000-", "what the killed one left is gone on with"
+    assert (tmp_path / "data/mine/eeg/a.bin").read_bytes() == (tmp_path / "data/mine/b.bin").read_bytes() == CONTENT
+
+
+def test_a_folder_that_cannot_be_made_is_told(own, tmp_path):
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(DataError, match=r"data/mine cannot be written \(Not a directory\): name another folder"):
+        fetch.main(["dataset=mine", *own])
 
 
 def test_nsd_is_not_downloaded_but_explained(capsys, monkeypatch):

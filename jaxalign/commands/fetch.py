@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> None:
     """Show the terms of a data set, then fetch its files into to=FOLDER/NAME (data/NAME without); all data sets without a name.
 
     Raises:
-        ConfigError: if an option is unknown, or names no data set.
+        ConfigError: if an option is unknown, or names no data set, or another process fetches into the folder.
         DataError: if a server does not answer, ends early, or sends another content than its publisher says.
     """
     from jaxalign.sources.registry import REGISTRY, read_registry
@@ -69,7 +69,8 @@ def _fetch(entry: Entry, values: dict[str, str]) -> None:
             print(f"  {shown:>16s} bytes  {'hash known' if file.sha256 or file.md5 else 'no hash':10s}  {file.name}")
         return
     folder = Path(values["to"]) / entry.name
-    failed = _download(files, folder, patience)
+    with downloads.alone_in(folder):
+        failed = _download(files, folder, patience)
     if failed:
         names = ", ".join(list(failed)[:3])
         raise DataError(

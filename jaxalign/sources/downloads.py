@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import http.client
+import os
+import platform
 import re
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxalign import __version__
-from jaxalign.errors import DataError
+from jaxalign.errors import ConfigError, DataError
 from jaxalign.sources.registry import RemoteFile
 
 CHUNK_BYTES = 1 << 18
 PART = ".part"
 """Ending of a file that is not whole; beside it, what the server called its version (ETag), so that parts of two do not mix."""
+
+LOCK_FILE = ".fetch.lock"
+"""In the folder of a data set; says who fetches into it, or did last."""
 
 Progress = Callable[[int, int | None], None]
 """Called with bytes there and bytes in all, None where unknown."""
@@ -94,6 +101,39 @@ def fetch_file(file: RemoteFile, folder: Path, progress: Progress, patience: Pat
             "it was changed on the way, or the publisher has another version. Nothing was kept; try again, or look at the page of the data set."
         ) from error
     return True
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder of a data set: two downloads would write to the same parts of files.
+
+    It is a lock of the operating system, which dies with its process; the file of it stays and means nothing.
+
+    Args:
+        folder: of the data set; it is made where it is not there.
+    Raises:
+        ConfigError: if another process holds it.
+        DataError: if nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written ({error.strerror}): name another folder (to=FOLDER).") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise ConfigError(
+                f"{folder} is being fetched into by {holder}. Wait for it and run the command again, which then takes what is "
+                "there, or name another folder (to=FOLDER)."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
 
 
 def content_hash(path: Path) -> str:
