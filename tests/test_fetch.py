@@ -224,6 +224,54 @@ def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(server, tmp_path
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        (401, "people to sign in"),
+        (403, "try the address in a browser"),
+        (404, "may have changed"),
+        (410, "may have changed"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("known", "then"),
+    [
+        ({}, "checks its size and sha256"),
+        ({"size": None, "sha256": "", "md5": "0" * 32}, "checks its md5"),
+        ({"size": None, "sha256": ""}, "takes it as it is, since no size or hash of it is known"),
+    ],
+)
+def test_a_refused_file_may_be_placed_by_hand(server, tmp_path, status, why, known, then):
+    server.behave = {"status": status}
+    with pytest.raises(DataError) as refused:
+        fetch_file(remote(server, **known), tmp_path, nothing, SOON, "https://a.b")
+    said = str(refused.value)
+    assert f"{server.url}/x could not be read ({status} " in said and why in said and len(server.asked) == 1
+    assert f"page of the data set, https://a.b, and place it at {tmp_path / 'a/x.bin'}" in said
+    assert said.endswith(f"the same command then {then}."), "no bytes came, and none are said to be kept"
+
+
+def test_what_was_placed_by_hand_is_checked_and_asked_for_no_more(own, server, tmp_path, capsys):
+    server.behave = {"status": 403, "then": {}}
+    assert commands.main(["fetch", "dataset=mine", *own]) == 3
+    target = tmp_path / "data/mine/eeg/a.bin"
+    assert f"page of the data set, https://a.b, and place it at {target}" in capsys.readouterr().err
+    server.asked = []
+    target.write_bytes(CONTENT[::-1])
+    assert commands.main(["fetch", "dataset=mine", *own]) == 3
+    assert "is there with sha256 " in capsys.readouterr().err
+    target.write_bytes(CONTENT)
+    assert commands.main(["fetch", "dataset=mine", *own]) == 0 and not server.asked
+
+
+def test_a_listing_that_is_refused_names_the_page(server):
+    server.behave = {"status": 403}
+    with pytest.raises(
+        DataError, match=r"could not be read \(403 .*lists the files .*page of the data set, https://a\.b\.$"
+    ):
+        downloads.get(f"{server.url}/l", SOON, "https://a.b")
+
+
 def test_a_server_that_is_not_there(tmp_path):
     with Server() as closed:
         url = closed.url

@@ -58,7 +58,7 @@ def _fetch(entry: Entry, values: dict[str, str]) -> None:
     patience = _patience(values)
     files = [*entry.files]
     for listing in entry.listings:
-        files += registry.listed(listing, lambda url: downloads.get(url, patience))
+        files += registry.listed(listing, lambda url: downloads.get(url, patience, entry.home))
     files = _selected(files, as_list(values["files"]))
     unknown = sum(file.size is None for file in files)
     size = sum(file.size or 0 for file in files)
@@ -70,7 +70,7 @@ def _fetch(entry: Entry, values: dict[str, str]) -> None:
         return
     folder = Path(values["to"]) / entry.name
     with downloads.alone_in(folder):
-        failed = _download(files, folder, patience)
+        failed = _download(files, folder, patience, entry.home)
     if failed:
         names = ", ".join(list(failed)[:3])
         raise DataError(
@@ -105,14 +105,14 @@ def _selected(files: list[RemoteFile], patterns: tuple[str, ...]) -> list[Remote
     return kept
 
 
-def _download(files: list[RemoteFile], folder: Path, patience: Patience) -> dict[str, DataError]:
+def _download(files: list[RemoteFile], folder: Path, patience: Patience, page: str) -> dict[str, DataError]:
     """Fetch one file after the other; a file that fails does not keep the others waiting. -> name -> what went wrong"""
     from jaxalign.sources import downloads
 
     failed: dict[str, DataError] = {}
     for file in files:
         try:
-            is_new = _with_bar(file, folder, patience)
+            is_new = _with_bar(file, folder, patience, page)
         except DataError as error:
             failed[file.name] = error
             print(f"  failed   {file.name}: {error}")
@@ -123,7 +123,7 @@ def _download(files: list[RemoteFile], folder: Path, patience: Patience) -> dict
     return failed
 
 
-def _with_bar(file: RemoteFile, folder: Path, patience: Patience) -> bool:
+def _with_bar(file: RemoteFile, folder: Path, patience: Patience, page: str) -> bool:
     """Fetch a file under a progress bar, where somebody looks. -> False where it was there already"""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -134,7 +134,7 @@ def _with_bar(file: RemoteFile, folder: Path, patience: Patience) -> bool:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
         bar = bars.add_task(file.name, total=file.size)
-        return downloads.fetch_file(file, folder, partial(_show, bars, bar), patience)
+        return downloads.fetch_file(file, folder, partial(_show, bars, bar), patience, page)
 
 
 def _show(bars: Any, bar: Any, done: int, total: int | None) -> None:

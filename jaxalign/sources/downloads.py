@@ -34,6 +34,14 @@ Progress = Callable[[int, int | None], None]
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 """Answers of a server that is busy: asking again may help."""
 
+REFUSING = {
+    401: "The server wants people to sign in.",
+    403: "The server refuses it, to programs perhaps: try the address in a browser.",
+    404: "Its address may have changed.",
+    410: "Its address may have changed.",
+}
+"""Answers after which a person has to look, and why."""
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -48,12 +56,13 @@ class Patience:
     n_tries: int = 4
 
 
-def get(url: str, patience: Patience | None = None) -> bytes:
+def get(url: str, patience: Patience | None = None, page: str = "") -> bytes:
     """What is at an address, all of it.
 
     Args:
         url: of a page of a listing.
         patience: how long to wait.
+        page: of the data set, for messages.
     Raises:
         DataError: if the server does not answer, or says no.
     """
@@ -63,11 +72,14 @@ def get(url: str, patience: Patience | None = None) -> bytes:
             with _open(url, {}, patience.timeout_s) as answer:
                 return bytes(answer.read())
         except (OSError, http.client.HTTPException) as error:
-            _give_up_if(error, url, attempt + 1 >= patience.n_tries, "")
+            remedy = f"It lists the files of the data set: look at the page of the data set{_at(page)}."
+            _give_up_if(error, url, attempt + 1 >= patience.n_tries, remedy)
     raise AssertionError("the last try raises")
 
 
-def fetch_file(file: RemoteFile, folder: Path, progress: Progress, patience: Patience | None = None) -> bool:
+def fetch_file(
+    file: RemoteFile, folder: Path, progress: Progress, patience: Patience | None = None, page: str = ""
+) -> bool:
     """Download a file, or the rest of it. -> False where it was there already
 
     Args:
@@ -75,6 +87,7 @@ def fetch_file(file: RemoteFile, folder: Path, progress: Progress, patience: Pat
         folder: of the data set.
         progress: is told how far it is.
         patience: how long to wait.
+        page: of the data set, for messages.
     Raises:
         DataError: if the server stalls, ends early again and again, or sends another content; what came is kept for
             the next try unless its hash is wrong.
@@ -88,7 +101,7 @@ def fetch_file(file: RemoteFile, folder: Path, progress: Progress, patience: Pat
     target.parent.mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("ERROR")  # pooch tells of each file on its own
     known = f"sha256:{file.sha256}" if file.sha256 else (f"md5:{file.md5}" if file.md5 else None)
-    resuming = _Resuming(file, target, progress, patience or Patience())
+    resuming = _Resuming(file, target, progress, patience or Patience(), page)
     try:
         pooch.retrieve(file.url, known, target.name, target.parent, downloader=resuming)
     except ValueError as error:
@@ -155,6 +168,7 @@ class _Resuming:
     target: Path
     progress: Progress
     patience: Patience
+    page: str
 
     def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> bool | None:
         part = self.target.with_name(self.target.name + PART)
@@ -168,9 +182,11 @@ class _Resuming:
             except (OSError, http.client.HTTPException) as error:
                 problem = error
             n_idle = 0 if _size(part) > before else n_idle + 1
-            kept = f" {_size(part)} bytes are kept in {part}; the same command goes on from there."
+            kept = (
+                f" {_size(part)} bytes are kept in {part}; the same command goes on from there." if _size(part) else ""
+            )
             if problem is not None:
-                _give_up_if(problem, url, n_idle >= self.patience.n_tries, kept)
+                _give_up_if(problem, url, n_idle >= self.patience.n_tries, self._by_hand(), kept)
             elif n_idle >= self.patience.n_tries:
                 raise DataError(
                     f"{url} ended {n_idle} times in a row at {_size(part)} of {self.file.size or 'more'} bytes.{kept}"
@@ -184,6 +200,18 @@ class _Resuming:
         _version(part).unlink(missing_ok=True)
         shutil.move(part, str(output_file))
         return None
+
+    def _by_hand(self) -> str:
+        """What to do where the server does not give the file."""
+        hashes = [kind for kind in ("sha256", "md5") if getattr(self.file, kind)]
+        known = [*(["size"] if self.file.size is not None else []), *hashes]
+        then = (
+            f"checks its {' and '.join(known)}" if known else "takes it as it is, since no size or hash of it is known"
+        )
+        return (
+            f"Look for it on the page of the data set{_at(self.page)}, and place it at {self.target.absolute()}: the same command "
+            f"then {then}."
+        )
 
     def _go_on(self, url: str, part: Path) -> bool:
         """One connection. -> whether the file is whole"""
@@ -247,8 +275,8 @@ def _open(url: str, headers: dict[str, str], timeout_s: float) -> Any:
     return answer
 
 
-def _give_up_if(error: Exception, url: str, is_last: bool, kept: str) -> None:
-    """Raise in words when asking again is no use, or was no use."""
+def _give_up_if(error: Exception, url: str, is_last: bool, remedy: str, kept: str = "") -> None:
+    """Raise in words when asking again is no use, or was no use; the remedy is for what a server refuses."""
     code = error.code if isinstance(error, urllib.error.HTTPError) else None
     if isinstance(error, urllib.error.HTTPError):
         error.close()
@@ -258,8 +286,12 @@ def _give_up_if(error: Exception, url: str, is_last: bool, kept: str) -> None:
         raise DataError(f"{error.filename or 'The file'} cannot be written ({error.strerror}): make room, or name another folder (to=FOLDER).{kept}") from error  # fmt: skip
     if is_last or (code is not None and code not in PASSING):
         reason = f"{error.__class__.__name__}: {error}" if code is None else f"{code} {getattr(error, 'reason', '')}"
-        hint = " Its address may have changed: look at the page of the data set." if code in (403, 404, 410) else ""
+        hint = f" {REFUSING[code]} {remedy}" if code in REFUSING else ""
         raise DataError(f"{url} could not be read ({reason}).{hint}{kept}") from error
+
+
+def _at(page: str) -> str:
+    return f", {page}" if page else ""
 
 
 _LOCAL = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
