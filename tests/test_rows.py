@@ -1,4 +1,4 @@
-"""Tables in text files: no field is lost, none is made up, and quotes, line ends and separators are read as they are meant."""
+"""Tables in text files: no field is lost, none is made up, and quotes, line ends and separators are read as meant."""
 
 import pytest
 

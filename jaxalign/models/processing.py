@@ -202,13 +202,14 @@ def _refused(settings: Network, what: str, error: Exception) -> ConfigError:
 
 
 def _check_prompt(processing: Images | Sounds, is_media: np.ndarray, kind: str) -> None:
-    """Refuse a prompt that leaves a stimulus without a token. is_media: (n_batch, n_tokens); kind: "image" or "audio" """
+    """Refuse a prompt that leaves a stimulus without a token of its kind (image, audio). (n_batch, n_tokens)"""
     counts = is_media.sum(axis=1)
     if not counts.all():
         settings, placeholder = processing.settings, getattr(processing.processor, f"{kind}_token", None)
         raise ConfigError(
-            f"The prompt of '{settings.name}', {settings.prompt!r}, gives {counts.min()} {kind} tokens (id {processing.token_id}): "
-            f"it must hold the processor's placeholder {placeholder!r} where the {kind} belongs."
+            f"The prompt of '{settings.name}', {settings.prompt!r}, gives {counts.min()} {kind} tokens "
+            f"(id {processing.token_id}): it must hold the processor's placeholder {placeholder!r} "
+            f"where the {kind} belongs."
         )
 
 

@@ -140,8 +140,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise ConfigError(
-                f"{folder} is being fetched into by {holder}. Wait for it and run the command again, which then takes what is "
-                "there, or name another folder (to=FOLDER)."
+                f"{folder} is being fetched into by {holder}. Wait for it and run the command again, which then "
+                "takes what is there, or name another folder (to=FOLDER)."
             ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
@@ -209,8 +209,8 @@ class _Resuming:
             f"checks its {' and '.join(known)}" if known else "takes it as it is, since no size or hash of it is known"
         )
         return (
-            f"Look for it on the page of the data set{_at(self.page)}, and place it at {self.target.absolute()}: the same command "
-            f"then {then}."
+            f"Look for it on the page of the data set{_at(self.page)}, and place it at {self.target.absolute()}: "
+            f"the same command then {then}."
         )
 
     def _go_on(self, url: str, part: Path) -> bool:

@@ -26,7 +26,8 @@ def rows_of(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str]
     Returns:
         (line where the row begins, column -> text as it is in the file) of each row; lines that are empty are no rows.
     Raises:
-        DataError: if it is no such file, lacks a column or has one twice, or a row has more or fewer fields than the header.
+        DataError: if it is no such file, lacks a column or has one twice, or a row has more or fewer fields than the
+            header.
     """
     header, rows = _table(path, needed, ",")
     return [(line, dict(zip(header, row, strict=True))) for line, row in rows]
@@ -88,8 +89,8 @@ def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{path}, line {line}, cannot be read as a row of a table: {error}. A field that begins with a quotation mark ends "
-            'with one, and those within it are doubled (""). Save it as CSV in UTF-8 with a header.'
+            f"{path}, line {line}, cannot be read as a row of a table: {error}. A field that begins with a quotation "
+            'mark ends with one, and those within it are doubled (""). Save it as CSV in UTF-8 with a header.'
         ) from error
 
 
