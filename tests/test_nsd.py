@@ -469,3 +469,28 @@ print(recording.values.nbytes, (after - before) * 1024)
     assert kept == 500 * 2000 * 4
     session = 750 * 2000 * 4
     assert grown < kept + 5 * session + 3 * 8 * 2**20, f"{grown / 2**20:.1f} MiB for a region of {kept / 2**20:.1f} MiB"
+
+
+def test_subjects_with_their_own_images_are_jobs_of_one_sweep_and_end_in_one_table(nsd, tmp_path, monkeypatch):
+    """Subject 2 saw other images: each is a job of one plan, and `load` puts their tables together."""
+    import shutil
+
+    from jaxalign import commands, results
+
+    root = Path(shutil.copytree(nsd[0], tmp_path / "both"))
+    _, other, _ = writers.whole(root, subject=2)
+    assert len(set(other) ^ set(nsd[2])) == 800, "400 images of their own each, and 100 shared"
+    monkeypatch.chdir(tmp_path)
+    request = makers.request({"dataset": "nsd", "dataset.path": root, "dataset.sessions": 2, "dataset.keep_trials": "true",
+                              "model": "[fas]", "model.fas.columns": "[nsd_id]", "metric": "[ridge_ols]",
+                              "metric.ridge_ols.n_permutations": 20, "report": "false"})  # fmt: skip
+    assert commands.main(["-m", *request, "dataset.subjects=[1],[2]", "hydra.sweep.dir=sweep"]) == 0
+    table = results.load("sweep")
+    assert sorted(set(table["subject"])) == ["01", "02"] and table["job"].nunique() == 2
+    assert table.groupby("subject")["job"].nunique().tolist() == [1, 1]
+    assert set(table["n_stimuli"]) == {100} and set(table["n_repetitions"]) == {3}
+    first, second = (table[table["job"] == job] for job in table["job"].unique())
+    assert (
+        set(first["channel"]) == set(second["channel"])
+        and (first["value"].to_numpy() != second["value"].to_numpy()).any()
+    )

@@ -114,6 +114,17 @@ def test_sweep_is_one_plan_and_each_table_is_that_of_the_job_alone(cli, words, t
         assert makers.table_hash(alone) == makers.table_hash(tmp_path / f"sweep/{job}")
 
 
+def test_tables_of_a_sweep_load_as_one(cli, words, tmp_path):
+    assert cli("-m", *words, *TWO_BY_TWO, *FOLDERS)[0] == 0
+    rows = results.load(tmp_path / "sweep", columns=["layer", "value"], where={"layer": "length"})
+    assert list(rows) == ["layer", "value", "job"] and set(rows["job"]) == {"2", "3"}
+    alone = results.load(tmp_path / "sweep" / "3")["value"]
+    assert rows.loc[rows["job"] == "3", "value"].to_numpy() == pytest.approx(alone.to_numpy(), nan_ok=True)
+    (tmp_path / "sweep" / "1" / "scores.parquet").unlink()
+    with pytest.raises(errors.DataError, match="1 of 4 jobs are not finished, first 1"):
+        results.load(tmp_path / "sweep")
+
+
 def test_same_sweep_again_computes_nothing(cli, words, tmp_path):
     """Without any hydra.* option: the folders have names without a clock, and options that change no result name none."""
     assert cli("-m", *words, *TWO_BY_TWO)[0] == 0

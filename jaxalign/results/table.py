@@ -157,20 +157,27 @@ def load(
     columns: Sequence[str] | None = None,
     where: dict[str, Any] | None = None,
 ) -> Frame:
-    """Scores of a finished run.
+    """Scores of a finished run, or of all jobs of a sweep.
 
     Args:
-        folder: output folder of a run, or a Parquet file.
+        folder: output folder of a run or of a sweep, or a Parquet file.
         columns: columns to read; all by default.
         where: column -> value or list of values; only matching rows are read from disk.
     Returns:
-        One row per fit x subject x channel x time bin x statistic, with the columns of `SCHEMA`;
-        `.to_xarray()` lays one column out over the keys that vary.
+        One row per fit x subject x channel x time bin x statistic, with the columns of `SCHEMA`, and for a sweep `job`, the
+        name of the job's folder; `.to_xarray()` lays one column out over the keys that vary.
     Raises:
-        DataError: if there is no table or it is cut short.
+        DataError: if there is no table, one is cut short, or jobs of a sweep have none yet.
         ConfigError: if a column does not exist.
     """
     path = Path(folder)
+    if path.is_dir() and not (path / SCORES_FILE).is_file():
+        jobs = _jobs(path)
+        if jobs:
+            frames = [load(job, columns, where) for job in jobs]
+            names = np.repeat([job.name for job in jobs], [len(frame) for frame in frames])
+            together = pd.concat([pd.DataFrame(frame).astype(_plain(frame)) for frame in frames], ignore_index=True)
+            return Frame(together.assign(job=pd.Categorical(names)))
     path = path / SCORES_FILE if path.is_dir() or not path.suffix else path
     if not path.is_file():
         raise DataError(
@@ -188,6 +195,27 @@ def load(
             f"{path} ({path.stat().st_size} bytes) is cut short or damaged: {error}. Run the same command again to rewrite it."
         ) from error
     return Frame(table.to_pandas())
+
+
+def _jobs(sweep: Path) -> list[Path]:
+    """Folders of the jobs of a sweep, in order; none where there are no tables.
+
+    Raises:
+        DataError: naming jobs that were begun and have no table.
+    """
+    done = sorted(file.parent for file in sweep.glob(f"*/{SCORES_FILE}"))
+    begun = sorted({file.parent for file in sweep.glob("*/run.json")} - set(done))
+    if done and begun:
+        raise DataError(
+            f"{sweep}: {len(begun)} of {len(begun) + len(done)} jobs are not finished, first {begun[0].name}. Run the same "
+            "sweep again, or load the folders of its jobs one by one."
+        )
+    return done
+
+
+def _plain(frame: pd.DataFrame) -> dict[str, str]:
+    """Columns of categories as words: those of other jobs are others."""
+    return {name: "object" for name in frame if isinstance(frame[name].dtype, pd.CategoricalDtype)}
 
 
 def _filter(where: dict[str, Any]) -> Any:
