@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import zlib
@@ -23,6 +22,7 @@ from jaxalign.models import ActivationSource, open_source
 from jaxalign.models.placement import Placement
 from jaxalign.runtime import budget, dist, mesh, meter
 from jaxalign.runtime.pipeline import ahead, behind
+from jaxalign.sources.frame_rows import frame_ids, n_frames_of
 
 ROWS_PER_BLOCK = 128
 """Rows that are handed to the store at a time when parts are put together."""
@@ -139,7 +139,7 @@ class _Plan:
 
     @classmethod
     def of(cls, source: ActivationSource, shown: Shown) -> _Plan:
-        counts, row_ids = _rows(source.bin_s, shown)
+        counts, row_ids = rows_of(source.bin_s, shown)
         identity = source.identity | ({"stimuli_sha256": shown.sha256} if shown.sha256 else {})
         return cls(_batches(source, shown), counts, row_ids, identity)
 
@@ -149,13 +149,13 @@ class _Plan:
         return np.concatenate([[0], np.cumsum(self.counts)[:-1]])
 
 
-def _rows(bin_s: float | None, shown: Shown) -> tuple[np.ndarray, tuple[str, ...]]:
+def rows_of(bin_s: float | None, shown: Shown) -> tuple[np.ndarray, tuple[str, ...]]:
     """One row per stimulus, or one per time bin of it, named "id@start in seconds"."""
     if bin_s is None:
         return np.ones(len(shown.ids), int), shown.ids
-    counts = np.array([max(1, math.ceil(duration / bin_s - 1e-6)) for duration in shown.durations_s])
-    names = (f"{name}@{bin * bin_s:.3f}" for name, count in zip(shown.ids, counts, strict=True) for bin in range(count))
-    return counts, tuple(names)
+    counts = np.array([n_frames_of(duration, bin_s) for duration in shown.durations_s])
+    pairs = zip(shown.ids, counts, strict=True)
+    return counts, tuple(frame for name, count in pairs for frame in frame_ids(name, int(count), bin_s))
 
 
 def _batches(source: ActivationSource, shown: Shown) -> list[np.ndarray]:

@@ -10,8 +10,9 @@ from typing import Any, get_type_hints
 import numpy as np
 
 from jaxalign.errors import ConfigError, nearest
-from jaxalign.sources import array_steps, mne_steps
-from jaxalign.sources.trials import Trials, Work, joined, taken, trials_of, with_test
+from jaxalign.sources import array_steps, frame_steps, mne_steps
+from jaxalign.sources.frame_rows import SEQUENCE, is_frames, sequence_of
+from jaxalign.sources.trials import Trials, Wanted, Work, joined, taken, trials_of, with_test
 
 STEPS: dict[str, Any] = {
     "filter": mne_steps.Filter,
@@ -24,6 +25,7 @@ STEPS: dict[str, Any] = {
     "reference": mne_steps.Reference,
     "resample": mne_steps.Resample,
     "epoch": mne_steps.Epoch,
+    "frames": frame_steps.Frames,
     "baseline": mne_steps.Baseline,
     "reject": mne_steps.Reject,
     "crop": mne_steps.Crop,
@@ -38,6 +40,9 @@ STEPS: dict[str, Any] = {
 Steps that take raw data or epochs see one run at a time; the others see the trials of all runs of a subject.
 """
 
+CUTS = (mne_steps.Epoch, frame_steps.Frames)
+"""Steps that cut the continuous recording into rows: one row per event, or one per time bin of it."""
+
 
 def parsed(steps: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
     """Steps of the configuration as the dataclasses that carry them out, their order checked.
@@ -48,6 +53,9 @@ def parsed(steps: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
         ConfigError: if a name or an option is unknown or of the wrong type, or a step comes too late to be carried out.
     """
     made = tuple(_step(index, one) for index, one in enumerate(steps, 1))
+    cuts = [one["name"] for one, step in zip(steps, made, strict=True) if isinstance(step, CUTS)]
+    if len(cuts) > 1 and "frames" in cuts:
+        raise ConfigError(f"dataset.steps has {' and '.join(cuts)}, and each of them cuts the recording: keep one.")
     stages = {"raw": 0, "epochs": 1, "trials": 2}
     at, cut, last = 0, -1, ""
     for index, (one, step) in enumerate(zip(steps, made, strict=True), 1):
@@ -61,6 +69,8 @@ def parsed(steps: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
         at, last = (at, last) if earliest <= at else (earliest, one["name"])
         if isinstance(step, mne_steps.Epoch):
             at, cut, last = 1, index, one["name"]
+        if isinstance(step, frame_steps.Frames):
+            at, last = 2, one["name"]
     if sum(isinstance(step, mne_steps.Epoch) for step in made) > 1:
         raise ConfigError(f"dataset.steps cuts epochs twice, last at step {cut}: keep one step epoch.")
     return made
@@ -131,21 +141,32 @@ def carried_out(runs: Sequence[Work], steps: Sequence[Mapping[str, Any]], where:
             work = step(work)
         if mne_steps.stage_of(work.data) == "raw":
             raise ConfigError(
-                f"{work.where} is continuous and dataset.steps does not cut it: add {{name: epoch, tmin_s: -0.2, tmax_s: 0.8}}."
+                f"{work.where} is continuous and dataset.steps does not cut it: add {{name: epoch, tmin_s: -0.2, tmax_s: 0.8}}, or {{name: frames, bin_s: 0.1}} for a row per time bin."
             )
-        parts.append(trials_of(work))
+        parts.append(work.data if isinstance(work.data, Trials) else trials_of(work))
     trials = joined(parts, where)
-    trials = with_test(trials, runs[0].want, where)
+    trials = _tested(trials, runs[0].want, where)
     trials = _asked_only(trials, runs[0].want.stimulus_ids)
     for step in (step for step in made if "trials" in step.takes):
         trials = step(trials, where)
     return trials
 
 
+def _tested(trials: Trials, want: Wanted, where: str) -> Trials:
+    """Mark the given test set; that of frames names their sequences, so that a sequence is in it whole or not at all."""
+    if not is_frames(trials.columns):
+        return with_test(trials, want, where)
+    dropped = tuple((sequence_of(name), why) for name, why in trials.dropped)
+    whole = replace(trials, ids=trials.columns[SEQUENCE], dropped=dropped)
+    return replace(trials, is_test=with_test(whole, want, where).is_test)
+
+
 def _asked_only(trials: Trials, ids: Sequence[str]) -> Trials:
-    """Without the stimuli that are not asked for, so that they do not enter a covariance or a mean."""
+    """Without the stimuli (of frames: the sequences) that are not asked for, so that they do not enter a mean."""
     if not ids:
         return trials
-    asked = set(ids)
-    kept = taken(trials, np.isin(trials.ids, sorted(asked)))
-    return replace(kept, dropped=tuple(one for one in trials.dropped if one[0] in asked))
+    asked, are_frames = set(ids), is_frames(trials.columns)
+    kept = taken(trials, np.isin(trials.columns[SEQUENCE] if are_frames else trials.ids, sorted(asked)))
+    return replace(
+        kept, dropped=tuple(one for one in trials.dropped if (sequence_of(one[0]) if are_frames else one[0]) in asked)
+    )

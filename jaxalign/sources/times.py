@@ -23,7 +23,7 @@ class Bins(NamedTuple):
 
 
 # Sample times are multiples of 1/sfreq with rounding errors; a thousandth of a sample is above them.
-_SLACK = 1e-3
+SLACK = 1e-3
 
 
 def bins_of(times: np.ndarray, sfreq: float, width_s: float | None) -> Bins:
@@ -34,7 +34,7 @@ def bins_of(times: np.ndarray, sfreq: float, width_s: float | None) -> Bins:
     """
     step = 1 / sfreq
     per_bin = 1 if width_s is None else round(width_s * sfreq)
-    if width_s is not None and (per_bin < 1 or abs(per_bin - width_s * sfreq) > _SLACK):
+    if width_s is not None and (per_bin < 1 or abs(per_bin - width_s * sfreq) > SLACK):
         raise ConfigError(
             f"time_bin_s={width_s} holds {width_s * sfreq:.3f} samples at {sfreq:g} Hz: use a multiple of {step:g} s."
         )
@@ -56,5 +56,5 @@ def binned(values: np.ndarray, bins: Bins) -> np.ndarray:
 
 def inside(starts_s: np.ndarray, sfreq: float, start_s: float, stop_s: float) -> np.ndarray:
     """Which bins start inside the half-open window [start_s, stop_s). -> (n_time_bins,) bool"""
-    slack = _SLACK / sfreq
+    slack = SLACK / sfreq
     return (starts_s >= start_s - slack) & (starts_s < stop_s - slack)

@@ -16,6 +16,7 @@ from jaxalign.contracts import Recording
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.sources.checks import check_recording
 from jaxalign.sources.files import find
+from jaxalign.sources.frame_rows import in_time_order, is_frames
 from jaxalign.sources.montage import are_metres, template_positions
 from jaxalign.sources.rows import table_rows
 from jaxalign.sources.times import inside
@@ -337,6 +338,8 @@ def recording_of(trials: Trials, want: Wanted, origin: Mapping[str, Any]) -> Rec
     where = f"{want.dataset}, subject {want.subject}"
     _check_one_row_each(trials, where)
     ids = want.stimulus_ids or tuple(sorted(trials.ids.tolist()))
+    if is_frames(trials.columns):
+        ids = in_time_order(trials.ids.tolist(), trials.columns, want.stimulus_ids, where)
     place = {name: index for index, name in enumerate(trials.ids.tolist())}
     missing = [name for name in ids if name not in place]
     if missing:
