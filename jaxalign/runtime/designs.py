@@ -7,11 +7,30 @@ import numpy as np
 from jaxalign.compute import folds
 from jaxalign.contracts import Design, Metric, RdmSet, RunConfig
 from jaxalign.errors import ConfigError, DataError, nearest
+from jaxalign.runtime import frames
 from jaxalign.runtime.inputs import Inputs
 
 
 def design_of(metric: Metric, run: RunConfig, inputs: Inputs) -> Design:
-    """Folds of a metric on this data set: the given test set, or the outer folds that the metric asks for."""
+    """Folds of a metric on this data set: the given test set, or the outer folds that the metric asks for.
+
+    Frames of a sequence are held out together.
+
+    Raises:
+        ConfigError: if a column is not there, or frames cannot be scored like this.
+        DataError: if there are too few stimuli for the folds.
+    """
+    of_frames = frames.frames_of(inputs.brain)
+    if of_frames is None:
+        return _design(metric, run, inputs)
+    name = next((name for name, one in run.metric.items() if one == metric), "")
+    frames.check_metric(name, metric, of_frames)
+    design = _design(metric, run, inputs)
+    frames.check_design(name, design, of_frames)
+    return design
+
+
+def _design(metric: Metric, run: RunConfig, inputs: Inputs) -> Design:
     n_rows = len(inputs.stimulus_ids)
     recording = None if isinstance(inputs.brain, RdmSet) else inputs.brain[0]
     n_outer, n_inner = getattr(metric, "n_outer", 2), getattr(metric, "n_inner", 2)

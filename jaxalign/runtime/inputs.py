@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxalign import store
 from jaxalign.contracts import Fit, RdmSet, Recording, RunConfig
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.models import SOURCES
 from jaxalign.models.given import Metadata
 from jaxalign.models.stored import Stored
-from jaxalign.runtime import extraction, given_rdms, stream
+from jaxalign.runtime import extraction, frames, given_rdms, stream
 from jaxalign.sources.checks import check_same_stimuli
 from jaxalign.sources.rdm_files import RdmFile
 from jaxalign.sources.simulated import SimulatedEeg
@@ -121,7 +122,7 @@ def gather(run: RunConfig, progress: Any, shared: dict[str, Any] | None = None, 
         features=Bank(tuple(part.read for part in parts), tuple(part.n_resident for part in parts)),
         is_rdm=[part.is_rdm for part in parts],
         model_of=[part.entry for part in parts],
-        groups=_groups(pictures, stimulus_ids),
+        groups=_groups(pictures, stimulus_ids, frames.frames_of(brain)),
         identity={"brain": origin, "models": {part.fit.name: part.identity for part in parts}},
         notes=tuple(dict.fromkeys(part.note for part in parts if part.note)),
         weight_bytes={part.entry: part.n_weight_bytes for part in parts if part.n_weight_bytes},
@@ -156,13 +157,19 @@ def extract(run: RunConfig, name: str, progress: Any, shared: dict[str, Any]) ->
 NAME_THEM = "name them by a table with the columns stimulus_id and file (stimuli.table=FILE.csv)."
 
 
-def _groups(stimuli: Any, stimulus_ids: tuple[str, ...]) -> np.ndarray | None:
-    """Groups of the recording's stimuli, in its order; None where the stimulus set has none."""
+def _groups(stimuli: Any, stimulus_ids: tuple[str, ...], of_frames: frames.Frames | None) -> np.ndarray | None:
+    """Groups of the recording's rows, in its order; None where there are none. Frames of a sequence are always one group."""
     groups = None if stimuli is None else stimuli.groups()
-    if groups is None:
-        return None
-    rows = stream.rows_by_id("The stimulus set", stimuli.ids(), stimulus_ids, NAME_THEM)
-    return groups if rows is None else np.asarray(groups)[rows]
+    if of_frames is None:
+        return None if groups is None else _groups_of(stimuli.ids(), groups, stimulus_ids)
+    names, number = np.unique(of_frames.sequences, return_inverse=True)
+    return number if groups is None else _groups_of(stimuli.ids(), groups, tuple(names.tolist()))[number]
+
+
+def _groups_of(held: tuple[str, ...], groups: Any, stimulus_ids: tuple[str, ...]) -> np.ndarray:
+    """Groups of some of the held stimuli."""
+    rows = stream.rows_by_id("The stimulus set", held, stimulus_ids, NAME_THEM)
+    return np.asarray(groups) if rows is None else np.asarray(groups)[rows]
 
 
 @dataclass(frozen=True)
@@ -288,7 +295,10 @@ def _features(name: str, entry: Any, way: _Way) -> Iterator[_Part]:
     elif isinstance(entry, RdmFile):
         yield from _from_rdms(name, entry, way)
     elif isinstance(entry, Stored):
-        yield from _from_store(name, stream.stored_fits(entry, way.stimulus_ids), way)
+        found, of_frames = stream.stored_fits(entry, way.stimulus_ids), frames.frames_of(way.brain)
+        if of_frames is not None:
+            frames.check_store(str(found[0].folder), store.stimulus_ids(found[0].folder), of_frames)
+        yield from _from_store(name, found, way)
     elif isinstance(entry, tuple(SOURCES.values())):
         yield from _from_network(name, entry, way)
     else:
@@ -299,21 +309,27 @@ def _from_network(name: str, entry: Any, way: _Way) -> Iterator[_Part]:
     stimuli = _stimuli(way.brain, way.run.stimuli)
     key = f"network {entry} {hash(way.stimulus_ids)}"
     source = _once(way.shared, key, lambda: extraction.open_for(entry, stimuli, way.run.mesh))
-    if source.bin_s is not None:
-        raise ConfigError(
-            f"model.{name} pools into time bins, so its rows are bins and not the stimuli of this recording. Extract it with "
-            "`jaxalign extract`, and score the store with model=[stored] against a recording of the same bins."
-        )
+    of_frames = frames.frames_of(way.brain)
+    frames.check_model(name, source.bin_s, source.takes, of_frames)
     if way.is_dry:
         size = source.n_weight_bytes
         yield from (_Part(fit, _not_read, 0, False, name, source.identity, "", size) for fit in source.fits)
         return
     shown = _shown(way.run, source.takes, stimuli, way.shared)
-    rows = stream.rows_by_id("The stimulus set", shown.ids, way.stimulus_ids, NAME_THEM)
-    note = "" if rows is None else "Stimuli were matched to the recording by their ids, not by their order."
+    rows, note = _matched(source, shown, way, of_frames)
     folder = extraction.extracted(source, shown, way.run.store, way.progress)
     found = [stream.StoredFit(fit, fit, folder, rows, source.identity, note) for fit in source.fits]
     yield from _from_store(name, found, way)
+
+
+def _matched(
+    source: Any, shown: extraction.Shown, way: _Way, of_frames: frames.Frames | None
+) -> tuple[np.ndarray | None, str]:
+    """Rows of what a model is shown that belong to the recording, and a note."""
+    if of_frames is not None and source.bin_s is not None:
+        return frames.matched(extraction.rows_of(source.bin_s, shown)[1], way.stimulus_ids, of_frames)
+    rows = stream.rows_by_id("The stimulus set", shown.ids, way.stimulus_ids, NAME_THEM)
+    return rows, "" if rows is None else "Stimuli were matched to the recording by their ids, not by their order."
 
 
 def _from_store(name: str, found: list[stream.StoredFit], way: _Way) -> Iterator[_Part]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxalign.compute.labellings import TAKES, Labellings, count, draw
 from jaxalign.contracts import Design, Metric, RdmSet, RunConfig
 from jaxalign.errors import ConfigError, nearest
+from jaxalign.runtime import frames
 from jaxalign.runtime.inputs import Inputs
 
 SCHEMES = tuple(scheme for scheme in TAKES if scheme != "given")
@@ -61,7 +62,11 @@ def _request(
             f"null.scheme={scheme!r} with null.column={column!r}: "
             + (f"name the column that holds the {takes}." if takes else "label takes no column.")
         )
-    return len(rows), {takes: _column(column, inputs)[rows]} if takes else {}
+    labels = _column(column, inputs)[rows] if takes else None
+    of_frames = frames.frames_of(inputs.brain)
+    if of_frames is not None and metric.n_permutations:
+        frames.check_null(run, of_frames, rows, labels)
+    return len(rows), {takes: labels} if takes and labels is not None else {}
 
 
 @contextmanager
