@@ -17,6 +17,7 @@ from jaxalign.errors import ConfigError, DataError
 from jaxalign.sources.nifti import Nifti
 from jaxalign.sources.nsd import Nsd
 from jaxalign.sources.nsd_design import SESSIONS, read_design
+from jaxalign.sources.nsd_images import NsdImages
 
 # Haxby.
 
@@ -494,3 +495,76 @@ def test_subjects_with_their_own_images_are_jobs_of_one_sweep_and_end_in_one_tab
         set(first["channel"]) == set(second["channel"])
         and (first["value"].to_numpy() != second["value"].to_numpy()).any()
     )
+
+
+# The pictures.
+
+
+@pytest.fixture(scope="module")
+def with_pictures(nsd, tmp_path_factory):
+    import shutil
+
+    root = Path(shutil.copytree(nsd[0], tmp_path_factory.mktemp("pictures") / "nsd"))
+    return root, writers.pictures(root)
+
+
+def test_the_pictures_of_a_subject_are_those_of_its_recording(with_pictures, nsd):
+    root, values = with_pictures
+    pictures = NsdImages(path=str(root), sessions=2)
+    (recording,) = Nsd(path=str(root), sessions=2, labels=("ventral",)).recordings()
+    assert pictures.ids() == recording.stimulus_ids and pictures.groups() is None
+    for index in (0, 17, 499):
+        number = int(recording.stimulus_ids[index].removeprefix("nsd"))
+        np.testing.assert_array_equal(pictures.image(index), values[number - 1])
+    shared = NsdImages(path=str(root), images="shared1000").ids()
+    assert len(shared) == 1000 and len(NsdImages(path=str(root), images="shared515").ids()) == 515
+    assert len(NsdImages(path=str(root), subjects=(1, 2), sessions=2).ids()) == 900, "100 of them shared"
+
+
+def test_changed_pixels_change_the_digest_of_their_pictures_alone(with_pictures, tmp_path):
+    import shutil
+
+    root = Path(shutil.copytree(with_pictures[0], tmp_path / "nsd"))
+    pictures = NsdImages(path=str(root), sessions=2)
+    before, seen = pictures.content_sha256(), {int(name.removeprefix("nsd")) for name in pictures.ids()}
+    unseen = next(number for number in range(1, 100) if number not in seen)
+    for number, is_equal in ((unseen, True), (min(seen), False)):
+        with h5py.File(root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5", "r+") as source:
+            source["imgBrick"][number - 1, 0, 0, 0] += 1
+        assert (NsdImages(path=str(root), sessions=2).content_sha256() == before) is is_equal
+
+
+def test_pictures_that_cannot_be_read_are_refused(with_pictures, tmp_path):
+    import shutil
+
+    root = Path(shutil.copytree(with_pictures[0], tmp_path / "nsd"))
+    file = root / "nsddata_stimuli/stimuli/nsd/nsd_stimuli.hdf5"
+    with pytest.raises(DataError, match=r"No picture was shown 4 times to subjects \[1\] in 2 sessions"):
+        NsdImages(path=str(root), sessions=2, n_repetitions=4).ids()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 3])
+    with pytest.raises(DataError, match="cannot be read"):
+        NsdImages(path=str(root), sessions=2).image(0)
+    with h5py.File(file, "w") as target:
+        target["imgBrick"] = np.zeros((10, 4, 4, 3), np.uint8)
+    with pytest.raises(DataError, match=r"shape \(10, 4, 4, 3\) of uint8, and picture"):
+        NsdImages(path=str(root), sessions=2).image(0)
+    file.unlink()
+    with pytest.raises(DataError, match=r"The file of pictures of NSD was not found.*nsddata_stimuli"):
+        NsdImages(path=str(root), sessions=2).image(0)
+    with pytest.raises(ConfigError, match=r"set stimuli\.path"):
+        NsdImages().ids()
+
+
+def test_nsd_pictures_meet_their_voxels_by_naming_the_folder_once(with_pictures, tmp_path):
+    """From the command line: pixels of the pictures are scored against the voxels of the same pictures."""
+    from jaxalign import commands, results
+
+    root, _ = with_pictures
+    request = makers.request({"dataset": "nsd", "dataset.path": root, "dataset.sessions": 2, "stimuli": "nsd_images",
+                              "model": "[pixels]", "metric": "[ridge_ols]", "metric.ridge_ols.n_permutations": 20,
+                              "output": tmp_path / "out", "store": tmp_path / "store", "report": "false"})  # fmt: skip
+    assert compose(request).stimuli.sessions == 2
+    assert commands.main(request) == 0
+    table = results.load(tmp_path / "out")
+    assert set(table["model"]) == {"pixels"} and len(table["channel"].unique()) == 10 and table["value"].notna().all()

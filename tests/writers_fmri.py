@@ -155,3 +155,16 @@ def whole(root: Path, subject: int = 1, kind: str = "hdf5") -> tuple[dict[str, n
     values = volumes(root, subject, order, kind)
     streams(root, subject)
     return what, order, values
+
+
+def pictures(root: Path, size_px: int = 8) -> np.ndarray:
+    """The file of pictures, tiny ones: picture n (from 1) is a ramp that starts with n. -> (73000, size, size, 3) uint8"""
+    values = np.arange(1, 73001)[:, None, None, None] + np.arange(size_px * size_px * 3).reshape(size_px, size_px, 3)
+    values = (values % 251).astype(np.uint8)
+    folder = root / "nsddata_stimuli" / "stimuli" / "nsd"
+    folder.mkdir(parents=True, exist_ok=True)
+    with h5py.File(folder / "nsd_stimuli.hdf5", "w") as target:
+        target.create_dataset(
+            "imgBrick", data=values, chunks=(1, size_px, size_px, 3), compression="gzip", compression_opts=1
+        )
+    return values

@@ -8,6 +8,7 @@ from jaxalign.sources.mne_epochs import MneEpochs
 from jaxalign.sources.mne_raw import MneRaw
 from jaxalign.sources.nifti import Nifti
 from jaxalign.sources.nsd import Nsd
+from jaxalign.sources.nsd_images import NsdImages
 from jaxalign.sources.pictures import Pictures
 from jaxalign.sources.rdm_files import RdmFile
 from jaxalign.sources.simulated import SimulatedEeg
@@ -32,5 +33,5 @@ DATASETS = {
 }
 """Kind in the configuration -> frozen dataclass, which is the schema of its own configuration."""
 
-STIMULI = {"pictures": Pictures, "images": Images, "sounds": Sounds, "texts": Texts}
+STIMULI = {"pictures": Pictures, "images": Images, "sounds": Sounds, "texts": Texts, "nsd_images": NsdImages}
 """Kind of stimulus set -> frozen dataclass."""
