@@ -228,7 +228,7 @@ def test_several_subjects_bound_each_other_and_all_recipes_are_in_one_table(exec
     units, signal = patterns
     brain = [subject(rng, signal, 8, 1.0, name=name) for name in ("01", "02", "03")]
     rows, found, summary = execute(inputs_of(brain, [units]), request(RSA, ["auto", *EVERY]))
-    assert set(rows["ceiling_recipe"]) == {ceiling.LEAVE_ONE_SUBJECT_OUT} and rows["value_normalised"].isna().all()
+    assert set(rows["ceiling_recipe"]) == {rdm_ceilings.LEAVE_ONE_OUT} and rows["value_normalised"].isna().all()
     assert set(found["recipe"]) == set(rdm_bounds.RECIPES)
     assert set(found.loc[found["divides"], "recipe"].astype(str)) == {rdm_ceilings.SPLIT_QUARTER}
     assert len(found) == 3 * 3 * 4, "recipes, bins, subjects and their mean"

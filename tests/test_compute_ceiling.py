@@ -4,7 +4,7 @@ import numpy as np
 import oracles
 import pytest
 
-from jaxalign.compute import ceiling
+from jaxalign.compute import ceiling, rdm_agreement
 
 pytestmark = pytest.mark.usefixtures("strict")
 
@@ -141,13 +141,13 @@ def test_the_ceiling_is_of_the_repetitions_that_are_scored(rng):
 def test_leave_one_subject_out_equals_the_definition(rng, comparator):
     shared = rng.standard_normal(45)
     rdms = shared + rng.standard_normal((5, 45)) * np.array([[0.5], [1], [2], [1], [3]])
-    ours = ceiling.leave_one_subject_out(rdms, comparator)
+    ours = rdm_agreement.leave_one_subject_out(rdms, comparator)
     np.testing.assert_allclose(ours, oracles.leave_one_subject_out(rdms, comparator == "spearman"), atol=1e-9)
 
 
 def test_leave_one_subject_out_equals_the_definition_with_ties(rng):
     rdms = rng.integers(0, 3, (4, 45)).astype(float)
-    ours = ceiling.leave_one_subject_out(rdms, "spearman")
+    ours = rdm_agreement.leave_one_subject_out(rdms, "spearman")
     np.testing.assert_allclose(ours, oracles.leave_one_subject_out(rdms, True), atol=1e-9)
 
 
@@ -158,7 +158,7 @@ def test_leave_one_subject_out_equals_rsatoolbox(rng, comparator, method):
 
     # Four subjects: means over 3 and over 4 of ranks without ties are exact enough for rsatoolbox to keep their ties.
     rdms = rng.random(45) + rng.random((4, 45))
-    low, high = ceiling.leave_one_subject_out(rdms, comparator)
+    low, high = rdm_agreement.leave_one_subject_out(rdms, comparator)
     expected = boot_noise_ceiling(RDMs(rdms), method=method, rdm_descriptor="index")
     np.testing.assert_allclose([low.mean(), high.mean()], expected, atol=1e-9)
 
@@ -167,7 +167,7 @@ def test_leave_one_subject_out_equals_rsatoolbox(rng, comparator, method):
 def test_every_subject_weighs_the_same_whatever_its_unit(rng, comparator):
     rdms = rng.random(45) + rng.random((4, 45))
     scaled = rdms * np.array([[1], [1e-6], [1e6], [30]])
-    ours, bare = (ceiling.leave_one_subject_out(values, comparator) for values in (scaled, rdms))
+    ours, bare = (rdm_agreement.leave_one_subject_out(values, comparator) for values in (scaled, rdms))
     np.testing.assert_allclose(ours, bare, atol=1e-9)
 
 
@@ -185,18 +185,18 @@ def test_chance_agreement_relabels_the_left_out_subject(rng, comparator):
             for left in range(4)
         ]
         expected.append(lows)
-    np.testing.assert_allclose(ceiling.chance_agreement(rdms, comparator, rows), expected, atol=1e-9)
+    np.testing.assert_allclose(rdm_agreement.chance_agreement(rdms, comparator, rows), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("comparator", ["spearman", "pearson"])
 def test_identical_subjects_reach_one(rng, comparator):
     rdms = np.tile(rng.random(45), (3, 1))
-    np.testing.assert_allclose(ceiling.leave_one_subject_out(rdms, comparator), 1, atol=1e-9)
+    np.testing.assert_allclose(rdm_agreement.leave_one_subject_out(rdms, comparator), 1, atol=1e-9)
 
 
 def test_one_subject_is_refused():
     with pytest.raises(ValueError, match=r"1 subject: .* at least 2"):
-        ceiling.leave_one_subject_out(np.zeros((1, 45)), "pearson")
+        rdm_agreement.leave_one_subject_out(np.zeros((1, 45)), "pearson")
 
 
 # Other recipes

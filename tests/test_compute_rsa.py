@@ -10,7 +10,7 @@ from oracles import null_of, scores_of
 from scipy import stats as scipy_stats
 from scipy.spatial import distance
 
-from jaxalign.compute import ceiling, comparators, folds
+from jaxalign.compute import comparators, folds, rdm_agreement
 from jaxalign.compute.geometry import Rsa, parts_of_pairs
 from jaxalign.compute.masked import pairs_under
 from jaxalign.compute.permute import labellings
@@ -367,7 +367,7 @@ def test_objects92_spearman_equals_scipy(objects92):
 
 @pytest.mark.parametrize(("comparator", "low", "high"), [("pearson", 0.3944, 0.6804), ("spearman", 0.3723, 0.6657)])
 def test_objects92_ceilings(objects92, comparator, low, high):
-    ours = ceiling.leave_one_subject_out(objects92[1], comparator)
+    ours = rdm_agreement.leave_one_subject_out(objects92[1], comparator)
     np.testing.assert_allclose([ours[0].mean(), ours[1].mean()], [low, high], atol=1e-4)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign.compute import ceiling, rdm_ceilings
+from jaxalign.compute import rdm_agreement, rdm_ceilings
 from jaxalign.compute.comparators import canonical
 from jaxalign.compute.geometry import Rsa
 from jaxalign.compute.permute import labellings
@@ -89,17 +89,17 @@ def _between_subjects(analysis: Analysis, design: Design, run: RunConfig, inputs
     rows = labellings(len(design.rsa_rows), N_CHANCE, run.seed)[1:]
     low, high, is_above, is_mean_above = [], [], [], []
     for rdms in _rdms_of_groups(analysis, design, run, inputs, n_subjects):
-        bounds = ceiling.leave_one_subject_out(rdms, judged)
+        bounds = rdm_agreement.leave_one_subject_out(rdms, judged)
         agreement = bounds[0]
         if comparator != judged:
             bounds = jax.device_get(rdm_ceilings.leave_one_out(jnp.asarray(rdms.T), comparator))
-        chance = ceiling.chance_agreement(rdms, judged, rows)
+        chance = rdm_agreement.chance_agreement(rdms, judged, rows)
         low.append(bounds[0])
         high.append(bounds[1])
         is_above.append(agreement > np.quantile(chance, 0.95, axis=0))
         is_mean_above.append(agreement.mean() > np.quantile(chance.mean(1), 0.95))
     sides, above = (np.stack(low), np.stack(high)), (np.stack(is_above), np.array(is_mean_above))
-    return _bounds(ceiling.LEAVE_ONE_SUBJECT_OUT, analysis, design, inputs, sides, above)
+    return _bounds(rdm_ceilings.LEAVE_ONE_OUT, analysis, design, inputs, sides, above)
 
 
 def _rdms_of_groups(
@@ -196,12 +196,12 @@ def _agreements(
     for time in range(trials.shape[3]):
         at_time = trials[..., time]
         half = np.asarray(rdms_of(_parts(at_time, orders, 2))).T.reshape(len(orders), 2, -1)
-        agree = [ceiling.agreement(pair, comparator) for pair in half]
-        chance = ceiling.chance_agreement(half[0], comparator, rows)[:, 0]
+        agree = [rdm_agreement.agreement(pair, comparator) for pair in half]
+        chance = rdm_agreement.chance_agreement(half[0], comparator, rows)[:, 0]
         quarter = np.nan
         if n_parts == 4:
             parts = np.asarray(rdms_of(_parts(at_time, orders, 4))).T.reshape(len(orders), 4, -1)
-            quarter = float(np.mean([ceiling.agreement(four, comparator) for four in parts]))
+            quarter = float(np.mean([rdm_agreement.agreement(four, comparator) for four in parts]))
         yield _Agreement(float(np.mean(agree)), quarter, bool(np.mean(agree) > np.quantile(chance, 0.95)))
 
 
@@ -217,7 +217,7 @@ def _parts(at_time: np.ndarray, orders: list[np.ndarray], n_parts: int) -> np.nd
 
 
 RECIPES: Mapping[str, Callable[[Analysis, Design, RunConfig, Inputs], Bounds]] = {
-    ceiling.LEAVE_ONE_SUBJECT_OUT: _between_subjects,
+    rdm_ceilings.LEAVE_ONE_OUT: _between_subjects,
     rdm_ceilings.SPLIT_HALF: _split(rdm_ceilings.SPLIT_HALF, 2),
     rdm_ceilings.SPLIT_QUARTER: _split(rdm_ceilings.SPLIT_QUARTER, 4),
 }
