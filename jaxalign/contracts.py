@@ -234,6 +234,7 @@ class Recording:
         is_simulated: True for simulated responses.
         trials: (n_stimuli, n_repetitions, n_channels, n_time_bins) of the test stimuli, or None.
         columns: metadata column name -> (n_stimuli,) values.
+        ncsnr: (n_channels, n_time_bins) noise ceiling signal-to-noise ratio that comes with the data, or None.
     """
 
     dataset: str
@@ -251,6 +252,7 @@ class Recording:
     trials: np.ndarray | None = None
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    ncsnr: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -211,10 +211,13 @@ def patterns(rng):
 RSA = Rsa(n_permutations=0, n_folds=0)
 
 
-@pytest.mark.parametrize("n_test", [0, 110], ids=["all", "test set"])
-def test_a_perfect_geometry_reaches_the_ceiling_of_one_subject(execute, rng, patterns, n_test):
+@pytest.mark.parametrize(
+    ("n_test", "n_repetitions", "noise_sd"), [(0, 20, 1.5), (110, 20, 1.5), (0, 7, 0.8), (0, 6, 0.8)]
+)
+def test_a_perfect_geometry_reaches_the_ceiling_of_one_subject(execute, rng, patterns, n_test, n_repetitions, noise_sd):
+    """Also where repetitions cannot be cut into four equal parts: what is left over is in the score all the same."""
     units, signal = patterns
-    inputs = inputs_of([subject(rng, signal, 20, 1.5, n_test)], [units])
+    inputs = inputs_of([subject(rng, signal, n_repetitions, noise_sd, n_test)], [units])
     rows, found, summary = execute(inputs, request(RSA))
     assert set(rows["ceiling_recipe"]) == {rdm_ceilings.SPLIT_QUARTER}
     assert rows["is_ceiling_above_chance"].tolist() == [True, True, False]
@@ -239,10 +242,24 @@ def test_several_subjects_bound_each_other_and_all_recipes_are_in_one_table(exec
 
 def test_data_without_a_ceiling_say_why(execute, rng, patterns):
     units, signal = patterns
-    alone = replace(subject(rng, signal, 8, 1.0), trials=None)
+    averaged = replace(subject(rng, signal, 8, 1.0), trials=None)
+    alone = replace(averaged, n_repetitions=np.ones(120, np.int32))
     short = subject(rng, signal, 3, 1.0)
     cases = (
         (alone, RSA, "auto", "one subject with one presentation per stimulus, and no other subject"),
+        (
+            averaged,
+            RSA,
+            "auto",
+            "averages of up to 8 presentations, of which no single trials were kept (keep_trials=true",
+        ),
+        (
+            averaged,
+            RIDGE,
+            "auto",
+            "averages of up to 8 presentations, of which no single trials were kept (keep_trials=true",
+        ),
+        (alone, RIDGE, ceiling.NCSNR_GIVEN, "no ncsnr comes with the data of subject 01"),
         (short, RSA, rdm_ceilings.SPLIT_QUARTER, "subject 01 has 3 single trials per stimulus, and 4 are needed"),
         (short, replace(RSA, comparator="tau-a"), "auto", "the comparator is tau-a"),
         (short, Similarity(n_permutations=0, n_folds=0), "auto", "no average whose score would bound this measure"),
@@ -259,6 +276,28 @@ def test_data_without_a_ceiling_say_why(execute, rng, patterns):
         rows, found, summary = execute(inputs_of([one], [units]), request(metric, [recipe]), str(place))
         assert why in summary["findings"][0]["ceiling"]["why_not"]
         assert not len(found) and rows["ceiling_low"].isna().all() and set(rows["ceiling_recipe"]) == {"none"}
+
+
+def test_neighbouring_frames_are_no_evidence_of_their_own(execute, rng):
+    """Slow noise in 8 sentences of 25 frames agrees between subjects by chance; as independent rows a quarter would count."""
+    names = np.repeat([f"s{index}" for index in range(8)], 25)
+    starts = np.tile(0.1 * np.arange(25), 8)
+    columns = {"sequence": names, "frame_start_s": starts, "frame_stop_s": starts + 0.1}
+    kernel = np.exp(-0.5 * (np.arange(-12, 13) / 4) ** 2)
+    n_above, n_all = 0, 0
+    for draw in range(3):
+        noise = rng.standard_normal((2, 200, 12, 10))
+        slow = np.apply_along_axis(lambda one: np.convolve(one, kernel, "same"), 1, noise)
+        brain = [
+            replace(subject(rng, one, 2, 0.0, name=f"0{index}"), columns=columns) for index, one in enumerate(slow)
+        ]
+        units = rng.standard_normal((200, 3)).astype(np.float32)
+        inputs = replace(inputs_of(brain, [units]), groups=np.repeat(np.arange(8), 25))
+        asked = request(replace(RIDGE, n_outer=2), [ceiling.LEAVE_ONE_SUBJECT_OUT_RESPONSES])
+        _, found, _ = execute(inputs, asked, str(draw))
+        n_above += int(found["is_above_chance"].sum())
+        n_all += len(found)
+    assert n_above / n_all < 0.1
 
 
 # Asking again.

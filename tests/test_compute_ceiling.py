@@ -3,6 +3,7 @@
 import numpy as np
 import oracles
 import pytest
+from scipy.stats import rankdata
 
 from jaxalign.compute import ceiling, rdm_agreement
 
@@ -128,6 +129,34 @@ def test_correlations_are_taken_inside_folds(trials):
         assert (recipe(shifted) > 0.99).all()
 
 
+def test_ncsnr_and_explainable_variance_know_no_differences_between_folds(trials):
+    folds = [np.arange(0, 60, 2), np.arange(1, 60, 2)]
+    shifted = trials.copy()
+    shifted[::2] += 100
+    for recipe in (ceiling.ncsnr, ceiling.explainable_variance, ceiling.z_of_repetitions):
+        np.testing.assert_allclose(recipe(shifted, folds=folds), recipe(trials, folds=folds), atol=1e-6)
+        assert (recipe(shifted) > 2 * recipe(trials)[0]).all()
+        np.testing.assert_allclose(recipe(trials, folds=[np.arange(60)]), recipe(trials), atol=1e-12)
+
+
+def test_variance_inside_folds_is_unbiased(rng):
+    """30 folds of 4 stimuli: a quarter of the degrees of freedom goes into their means."""
+    folds = [np.arange(start, start + 4) for start in range(0, 120, 4)]
+    _, many = noisy(rng, 120, 4, 1.0, 2000)
+    assert ceiling.explainable_variance(many, folds=folds).mean() == pytest.approx(0.5, abs=0.01)
+    assert np.mean(ceiling.ncsnr(many, folds=folds) ** 2) == pytest.approx(1, abs=0.03)
+    noise = rng.standard_normal((120, 4, 4000))
+    assert np.mean(ceiling.z_of_repetitions(noise, folds=folds) > ceiling.CRITICAL_Z) == share_above_chance(4000)
+
+
+def test_a_given_ratio_is_judged_as_an_estimate_of_that_size(rng):
+    _, trials = noisy(rng, 40, 3, 3.0, 500)
+    ours = ceiling.z_of_ncsnr(ceiling.ncsnr(trials), 40, 3)
+    expected = ceiling.z_of_repetitions(trials)
+    signal = ceiling.ncsnr(trials) > 0  # of the others the ratio keeps no more than that there is none
+    np.testing.assert_allclose(ours[signal], expected[signal], atol=1e-6)
+
+
 def test_the_ceiling_is_of_the_repetitions_that_are_scored(rng):
     """Four trials are kept, and sixteen are averaged in the score."""
     signal, trials = noisy(rng, 40_000, 16, 3.0)
@@ -186,6 +215,39 @@ def test_chance_agreement_relabels_the_left_out_subject(rng, comparator):
         ]
         expected.append(lows)
     np.testing.assert_allclose(rdm_agreement.chance_agreement(rdms, comparator, rows), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("comparator", ["spearman", "pearson"])
+def test_mean_agreement_relabels_every_subject_on_its_own(rng, comparator):
+    rdms = rng.random(28) + rng.random((4, 28))
+    rows = np.stack(
+        [np.tile(np.arange(8), (4, 1)), *(np.stack([rng.permutation(8) for _ in range(4)]) for _ in range(5))]
+    )
+    expected = []
+    for labelling in rows:
+        moved = np.stack(
+            [oracles.condensed(oracles.square(rdm)[np.ix_(own, own)]) for rdm, own in zip(rdms, labelling, strict=True)]
+        )
+        values = np.apply_along_axis(rankdata, 1, moved) if comparator == "spearman" else moved
+        values = (values - values.mean(1, keepdims=True)) / values.std(1, keepdims=True)
+        expected.append(np.mean([oracles.pearson(one, values.sum(0) - one) for one in values]))
+    np.testing.assert_allclose(rdm_agreement.mean_agreement(rdms, comparator, rows), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("n_subjects", [2, 5])
+def test_five_percent_of_independent_subjects_agree_above_chance(n_subjects):
+    """With relabellings for each left-out subject alone, 14 % did: a pair that agrees by chance counts for both."""
+    n_sets, n_stimuli = 400, 12
+    upper = np.triu_indices(n_stimuli, 1)
+    rng = np.random.default_rng(n_subjects)
+    n_above = 0
+    for _ in range(n_sets):
+        rdms = np.stack([(1 - np.corrcoef(rng.standard_normal((n_stimuli, 12))))[upper] for _ in range(n_subjects)])
+        rows = np.stack([[rng.permutation(n_stimuli) for _ in range(n_subjects)] for _ in range(100)])
+        rows[0] = np.arange(n_stimuli)
+        found = rdm_agreement.mean_agreement(rdms, "spearman", rows)
+        n_above += found[0] > np.quantile(found[1:], 0.95)
+    assert n_above / n_sets == pytest.approx(0.05, abs=3 * np.sqrt(0.05 * 0.95 / n_sets))
 
 
 @pytest.mark.parametrize("comparator", ["spearman", "pearson"])

@@ -423,7 +423,8 @@ def test_a_perfect_model_reaches_the_ceiling_of_quarters(distance, n_repetitions
             return np.mean([spearmanr(rdms[a], rdms[b])[0] for a, b in pairs])
 
         reached.append(spearmanr(pdist(signal, distance), pdist(trials.mean(1), distance))[0])
-        bounds.append(rdm_ceilings.two_terms(similar(2), similar(4)))
+        sizes = (n_repetitions // 4, n_repetitions // 2, n_repetitions)
+        bounds.append(rdm_ceilings.two_terms(similar(2), similar(4), sizes))
         too_low.append(np.sqrt(2 * similar(2) / (1 + similar(2))))
     assert np.mean(reached) / np.mean(bounds) == pytest.approx(1, abs=0.01)
     assert np.mean(too_low) <= np.mean(bounds) + 1e-9
@@ -434,7 +435,20 @@ def test_two_terms_lie_between_the_laws_of_either_part():
     half = np.array([0.5, 0.5, 0.5, -0.1])
     quarter = np.array([1 / 3, 1 / 5, 0.0, 0.2])  # 1/x doubles, quadruples, is unknown, and halves that disagree
     expected = [np.sqrt(1 / 1.5), np.sqrt(1 / 1.25), np.sqrt(1 / 1.25), np.nan]
-    np.testing.assert_allclose(rdm_ceilings.two_terms(half, quarter), expected, atol=1e-12)
+    np.testing.assert_allclose(rdm_ceilings.two_terms(half, quarter, (5, 10, 20)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_all", [4, 5, 6, 7, 8, 9, 11])
+def test_two_terms_find_the_planted_noise_of_any_number_of_repetitions(n_all):
+    """1 / c(n)^2 - 1 = a / n + b / n^2 in all sizes."""
+    first, second = 0.8, 3.0
+
+    def c2(n):
+        return 1 / (1 + first / n + second / n**2)
+
+    sizes = (n_all // 4, n_all // 2, n_all)
+    found = rdm_ceilings.two_terms(np.array(c2(sizes[1])), np.array(c2(sizes[0])), sizes)
+    assert found == pytest.approx(np.sqrt(c2(n_all)), abs=1e-12)
 
 
 # Real data.

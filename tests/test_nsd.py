@@ -253,14 +253,14 @@ def test_ncsnr_is_that_of_its_definition(nsd):
     """Allen et al. 2022: noise variance is the mean variance (ddof 1) over repetitions; total variance is 1."""
     root, _, order, values = nsd
     source = Nsd(path=str(root), sessions=2, labels=("ventral",), as_published=True)
-    ((_, found),) = source.with_ncsnr()
+    found = source.recordings()[0].ncsnr[:, 0]
     z = oracle(order, ventral(values), np.unique(order), np.ones(len(order), bool))
     noise = z.var(1, ddof=1).mean(0)
     np.testing.assert_allclose(found, np.sqrt((1 - noise) / noise), rtol=1e-4)
     assert np.median(found) == pytest.approx(1, abs=0.1), "planted: signal and noise of equal variance"
     given = writers.ncsnr(root, 1)
-    ((_recording, read),) = Nsd(**{**vars(source), "ncsnr": "file"}).with_ncsnr()
-    np.testing.assert_array_equal(read, ventral(given[None])[0])
+    (of_file,) = Nsd(**{**vars(source), "ncsnr": "file"}).recordings()
+    np.testing.assert_array_equal(of_file.ncsnr[:, 0], ventral(given[None])[0])
     (root / "nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR/ncsnr.nii.gz").unlink()
     with pytest.raises(DataError, match=r"ncsnr of subject 1 was not found"):
         Nsd(**{**vars(source), "ncsnr": "file"}).recordings()
@@ -336,18 +336,27 @@ def test_shared_images_on_the_surface_put_subjects_side_by_side(surface):
 
 
 def test_nsd_runs_from_the_command_line(nsd, tmp_path):
-    """A given test set, three repetitions, one bin without time: the split-half ceiling is there."""
+    """A given test set, three repetitions, one bin without time: its ceilings are there, and that of NSD's own ncsnr."""
+    import jaxalign
     from jaxalign import commands, results
 
     root = nsd[0]
-    request = makers.request({"dataset": "nsd", "dataset.path": root, "dataset.sessions": 2, "dataset.keep_trials": "true",
+    given = writers.ncsnr(root, 1)
+    request = makers.request({"dataset": "nsd", "dataset.path": root, "dataset.sessions": 2, "dataset.ncsnr": "file",
                               "model": "[fas]", "model.fas.columns": "[nsd_id]", "metric": "[ridge_ols]",
+                              "ceiling.recipes": "[auto,ncsnr,ncsnr_given]",
                               "metric.ridge_ols.n_permutations": 20, "output": tmp_path / "out"})  # fmt: skip
     assert compose(request).dataset.labels == ("ventral",)
     assert commands.main(request) == 0
     table = results.load(tmp_path / "out")
     assert len(table["channel"].unique()) == 10 and np.isnan(table["time_start_s"]).all()
     assert set(table["n_repetitions"]) == {3} and np.isfinite(table["ceiling_high"]).any()
+    bounds = jaxalign.load_ceilings(tmp_path / "out")
+    r = bounds[bounds["statistic"] == "pearson_r"].pivot(index="channel", columns="recipe", values="low")
+    ratio = ventral(given[None])[0].astype(float)
+    np.testing.assert_allclose(r["ncsnr_given"], np.sqrt(ratio**2 / (ratio**2 + 1 / 3)), rtol=1e-5)
+    assert not np.allclose(r["ncsnr"], r["ncsnr_given"], atol=0.01)
+    (root / "nsddata_betas/ppdata/subj01/func1pt8mm/betas_fithrf_GLMdenoise_RR/ncsnr.nii.gz").unlink()
 
 
 def copied(root, folder):

@@ -292,3 +292,23 @@ def test_rdms_that_lack_a_stimulus_or_name_none_are_told_apart(tmp_path, capsys)
     np.save(tmp_path / "models.npy", square)
     assert commands.main(words_for(tmp_path, tmp_path / "models.npy")) == 0
     assert any("matched by position" in text for text in jaxalign.results.summary(tmp_path / "out")["warnings"])
+
+
+def test_numbers_that_name_stimuli_are_names(tmp_path):
+    """Both files say which stimulus a row is, in numbers: rows in reverse are found, and not taken by position."""
+    import makers
+
+    brain, model = makers.rdm(12, 0), makers.rdm(12, 0)[::-1, ::-1]
+    np.save(tmp_path / "brain.npy", brain)
+    np.save(tmp_path / "model.npy", model)
+    for name, order in (("up", range(12)), ("down", range(11, -1, -1))):
+        (tmp_path / f"{name}.txt").write_text("\n".join(map(str, order)) + "\n", encoding="utf-8")
+    words = makers.request({
+        "dataset": "rdm_file", "dataset.path": tmp_path / "brain.npy", "dataset.stimulus_ids": tmp_path / "up.txt",
+        "model": "[rdm_file]", "model.rdm_file.path": tmp_path / "model.npy",
+        "model.rdm_file.stimulus_ids": tmp_path / "down.txt", "metric": "[rsa]", "metric.rsa.n_permutations": 20,
+        "metric.rsa.n_folds": 0, "output": tmp_path / "out", "report": "false",
+    })  # fmt: skip
+    assert commands.main(words) == 0
+    assert jaxalign.load(tmp_path / "out")["value"].to_numpy() == pytest.approx(1, abs=1e-6)
+    assert not any("position" in text for text in jaxalign.results.summary(tmp_path / "out")["warnings"])

@@ -10,10 +10,18 @@ SPLIT_HALF = "split_half_spearman_brown_sqrt"
 SPLIT_HALF_RELIABILITY = "split_half_spearman_brown"
 HALF_SPLIT_BOUNDS = "half_split_low_up"
 NCSNR = "ncsnr"
+NCSNR_GIVEN = "ncsnr_given"
 EXPLAINABLE_VARIANCE = "explainable_variance"
 LEAVE_ONE_SUBJECT_OUT_RESPONSES = "leave_one_subject_out_responses"
 AUTO = "auto"
-OF_RESPONSES = (SPLIT_HALF, HALF_SPLIT_BOUNDS, NCSNR, EXPLAINABLE_VARIANCE, LEAVE_ONE_SUBJECT_OUT_RESPONSES)
+OF_RESPONSES = (
+    SPLIT_HALF,
+    HALF_SPLIT_BOUNDS,
+    NCSNR,
+    NCSNR_GIVEN,
+    EXPLAINABLE_VARIANCE,
+    LEAVE_ONE_SUBJECT_OUT_RESPONSES,
+)
 """Recipes for scores of responses; those of RDMs are in `rdm_ceilings.OF_RDMS`."""
 
 
@@ -93,7 +101,7 @@ def half_split_bounds(
     return low, up
 
 
-def ncsnr(trials: np.ndarray) -> np.ndarray:
+def ncsnr(trials: np.ndarray, *, folds: Folds = None) -> np.ndarray:
     """Noise ceiling signal-to-noise ratio: SD of the signal over SD of the noise of one presentation.
 
     The noise variance is the mean over stimuli of the unbiased variance over repetitions; what the variance over stimuli of
@@ -101,6 +109,7 @@ def ncsnr(trials: np.ndarray) -> np.ndarray:
 
     Args:
         trials: (n_stimuli, n_repetitions, ...) responses, any unit; NaN where a repetition was not shown.
+        folds: rows of each test fold, inside which stimuli vary; all at once by default.
     Returns:
         (...) ratio, 0 where no signal is left; NaN where there is neither signal nor noise.
     Raises:
@@ -118,8 +127,8 @@ def ncsnr(trials: np.ndarray) -> np.ndarray:
         within = squares / np.maximum(counts - 1, 1)
         noise = np.where(is_repeated, within, 0).sum(0) / is_repeated.sum(0)
         n_once = is_once.sum(0)
-        centre = np.where(is_once, averages, 0).sum(0) / n_once
-        between = np.where(is_once, (averages - centre) ** 2, 0).sum(0) / (n_once - 1)
+        inside, n_centres = _centred(np.where(is_once, averages, 0), is_once, folds)
+        between = np.where(is_once, inside**2, 0).sum(0) / (n_once - n_centres)
         share = np.where(is_once, 1 / np.maximum(counts, 1), 0).sum(0) / n_once
         return np.sqrt(np.maximum(between - noise * share, 0) / noise)
 
@@ -133,11 +142,12 @@ def ceiling_of_ncsnr(ratio: np.ndarray, n_averaged: float) -> np.ndarray:
         return np.sqrt(1 / (1 + 1 / (n_averaged * ratio**2)))
 
 
-def explainable_variance(trials: np.ndarray) -> np.ndarray:
+def explainable_variance(trials: np.ndarray, *, folds: Folds = None) -> np.ndarray:
     """Share of the variance of single presentations that repeats, corrected for what noise alone would share.
 
     Args:
         trials: (n_stimuli, n_repetitions, ...) responses, any unit.
+        folds: rows of each test fold, inside which stimuli vary; all at once by default.
     Returns:
         (...), unbiased: about 0 for noise, slightly below 0 by chance.
     Raises:
@@ -148,8 +158,7 @@ def explainable_variance(trials: np.ndarray) -> np.ndarray:
     _check_repeated(trials, "explainable variance")
     wide = trials.astype(np.float64)
     n_repetitions = trials.shape[1]
-    total = wide.var(axis=0, ddof=1).mean(0)
-    of_average = wide.mean(1).var(axis=0, ddof=1)
+    total, of_average = _variance(wide, folds).mean(0), _variance(wide.mean(1), folds)
     signal = (n_repetitions * of_average - total) / (n_repetitions - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return signal / total
@@ -220,11 +229,12 @@ def z_of_r(r: np.ndarray, n_stimuli: Sequence[int]) -> np.ndarray:
         return np.arctanh(np.clip(r, -1, 1)) * np.sqrt(max(1 / variance - 2, 1.0))
 
 
-def z_of_repetitions(trials: np.ndarray) -> np.ndarray:
+def z_of_repetitions(trials: np.ndarray, *, folds: Folds = None) -> np.ndarray:
     """Whether repetitions of a stimulus are more alike than chance, on the scale of a standard normal.
 
     Args:
         trials: (n_stimuli, n_repetitions, ...) responses, any unit; NaN where a repetition was not shown.
+        folds: rows of each test fold, inside which stimuli vary; all at once by default.
     Returns:
         (...), the normal score of the F test of a one-way analysis of variance over stimuli; NaN for constants.
     Raises:
@@ -238,13 +248,44 @@ def z_of_repetitions(trials: np.ndarray) -> np.ndarray:
     averages = kept.sum(1) / np.maximum(counts, 1)
     within = np.where(is_shown, (wide - averages[:, None]) ** 2, 0).sum((0, 1))
     n_trials, n_stimuli = counts.sum(0), (counts > 0).sum(0)
-    between = (counts * (averages - kept.sum((0, 1)) / n_trials) ** 2).sum(0)
+    inside, n_centres = _centred(averages, counts, folds)
+    between = (counts * inside**2).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = (between / (n_stimuli - 1)) / (within / (n_trials - n_stimuli))
+        ratio = (between / (n_stimuli - n_centres)) / (within / (n_trials - n_stimuli))
     with jax.enable_x64(True):
-        above, below = (n_stimuli - 1) / 2, (n_trials - n_stimuli) / 2
+        above, below = (n_stimuli - n_centres) / 2, (n_trials - n_stimuli) / 2
         p = special.betainc(below, above, below / (below + above * ratio))
         return -np.asarray(special.ndtri(p))
+
+
+def z_of_ncsnr(ratio: np.ndarray, n_stimuli: int, n_repetitions: int) -> np.ndarray:
+    """The same from a given ratio, as if it was estimated from so many stimuli and repetitions. (...) -> (...)
+
+    Args:
+        ratio: (...) noise ceiling signal-to-noise ratios.
+        n_stimuli, n_repetitions: that it is of, or fewer.
+    """
+    above, below = (n_stimuli - 1) / 2, n_stimuli * (n_repetitions - 1) / 2
+    with jax.enable_x64(True):
+        p = special.betainc(below, above, below / (below + above * (1 + n_repetitions * ratio.astype(np.float64) ** 2)))
+        return -np.asarray(special.ndtri(p))
+
+
+def _centred(values: np.ndarray, weights: np.ndarray, folds: Folds) -> tuple[np.ndarray, int]:
+    """Values without the weighted mean of their fold, and how many means that took. (n, ...) each"""
+    parts = [np.arange(len(values))] if folds is None else folds
+    out = np.zeros_like(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for rows in parts:
+            of_fold = weights[rows]
+            out[rows] = values[rows] - (values[rows] * of_fold).sum(0) / of_fold.sum(0)
+    return out, len(parts)
+
+
+def _variance(values: np.ndarray, folds: Folds) -> np.ndarray:
+    """Unbiased variance over stimuli inside folds. (n, ...) -> (...)"""
+    inside, n_centres = _centred(values, np.ones_like(values), folds)
+    return np.asarray((inside**2).sum(0) / (len(values) - n_centres))
 
 
 def _in_folds(first: np.ndarray, second: np.ndarray, folds: Folds) -> np.ndarray:

@@ -71,6 +71,33 @@ def chance_agreement(rdms: np.ndarray, comparator: str, rows: np.ndarray) -> np.
     return np.stack([(unit[:, permuted] * others).mean(1) for permuted in pairs])
 
 
+def mean_agreement(rdms: np.ndarray, comparator: str, rows: np.ndarray) -> np.ndarray:
+    """Mean over subjects of their similarity with the average of the others, under relabellings of every subject of its own.
+
+    Two subjects' agreement counts for both, so that chance must relabel them together and not each for itself. The average
+    of ranks is not ranked again: with the identity among the rows this is a test in its own right, and no bound.
+
+    Args:
+        rdms: (n_subjects, n_pairs) dissimilarities.
+        comparator: "spearman" or "pearson".
+        rows: (n_labellings, n_subjects, n_stimuli) relabellings.
+    Returns:
+        (n_labellings,).
+    """
+    unit = _standardised(_comparable(rdms, comparator)[0])
+    index = pair_index(rows.shape[2])
+    first, second = np.triu_indices(rows.shape[2], 1)
+    found = []
+    for labelling in rows:
+        moved = np.stack([one[index[own[first], own[second]]] for one, own in zip(unit, labelling, strict=True)])
+        products = moved @ moved.T / moved.shape[1]
+        with_others = products.sum(1) - np.diag(products)
+        # The variance of the sum of the others: all products but those of the subject left out.
+        of_others = products.sum() - 2 * with_others - np.diag(products)
+        found.append(float(np.mean(with_others / np.sqrt(of_others))))
+    return np.array(found)
+
+
 def _ranked(rdms: np.ndarray) -> np.ndarray:
     """Ranks within each RDM, ties averaged. (n_rdms, n_pairs) float64
 

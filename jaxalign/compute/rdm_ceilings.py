@@ -13,6 +13,7 @@ from jaxalign.compute.gram import n_stimuli_of
 from jaxalign.compute.kendall import VARIANTS, kendall
 from jaxalign.compute.resampled import RANKED, Similarity
 from jaxalign.compute.stats import dot
+from jaxalign.contracts import Array
 
 LEAVE_ONE_OUT = "leave_one_subject_out_rdm"
 CROSS_VALIDATED = "cross_validated_rdm"
@@ -317,8 +318,7 @@ def split_half(rdms: jax.Array, splits: jax.Array, comparator: str) -> tuple[jax
         return jnp.sum(sides[0] * sides[1], axis=0)
 
     agreement = jnp.mean(jax.lax.map(of_split, splits), axis=0)
-    ratio = rdms.shape[0] / (rdms.shape[0] // 2)
-    return ratio * agreement / (1 + (ratio - 1) * agreement), agreement
+    return spearman_brown(agreement, rdms.shape[0] / (rdms.shape[0] // 2)), agreement
 
 
 def ceiling_of(reliability: jax.Array) -> jax.Array:
@@ -326,7 +326,7 @@ def ceiling_of(reliability: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.where(reliability > 0, reliability, jnp.nan))
 
 
-def two_terms(half: np.ndarray, quarter: np.ndarray) -> np.ndarray:
+def two_terms(half: np.ndarray, quarter: np.ndarray, sizes: tuple[int, int, int]) -> np.ndarray:
     """What a perfect model reaches with the RDM of all repetitions, from halves and quarters of them.
 
     Distances are quadratic in the responses, so the noise of an RDM over averages of n repetitions has a part that falls
@@ -338,13 +338,22 @@ def two_terms(half: np.ndarray, quarter: np.ndarray) -> np.ndarray:
     Args:
         half: (...) mean similarity of two RDMs, each over the average of a half of the repetitions.
         quarter: (...) the same of quarters.
+        sizes: repetitions of a quarter, of a half, and of the RDM that is scored.
     Returns:
         (...) ceiling; NaN where halves do not agree. What quarters say is kept within what either part alone would say.
     Source: the variance of squared distances has parts of first and second order in the noise: Diedrichsen et al. 2016,
         arXiv:1607.01371.
     """
+    n_quarter, n_half, n_all = sizes
+    ratio = n_half / n_quarter
     with np.errstate(invalid="ignore", divide="ignore"):
         of_half = np.where(half > 0, 1 / half - 1, np.nan)
-        of_quarter = np.where(quarter > 0, 1 / quarter - 1, np.inf)
-        of_all = 0.75 * of_half - np.clip(of_quarter, 2 * of_half, 4 * of_half) / 8
-        return np.sqrt(1 / (1 + of_all))
+        of_quarter = np.clip(np.where(quarter > 0, 1 / quarter - 1, np.inf), ratio * of_half, ratio**2 * of_half)
+        second = (of_quarter * n_quarter - of_half * n_half) / (1 / n_quarter - 1 / n_half)
+        first = of_half * n_half - second / n_half
+        return np.sqrt(1 / (1 + first / n_all + second / n_all**2))
+
+
+def spearman_brown(agreement: Array, ratio: float) -> Array:
+    """Reliability of averages of `ratio` times as many repetitions as two parts whose agreement is given. (...) -> (...)"""
+    return ratio * agreement / (1 + (ratio - 1) * agreement)

@@ -266,7 +266,7 @@ def _ceiling(finding: Finding) -> str:
     if finding["ceiling"]["recipe"] is None:
         return f"No ceiling can be computed: {_why_not(finding['ceiling']['why_not'])}."
     if is_missing(peak["ceiling_low"]) or is_missing(peak["ceiling_high"]):
-        return "No ceiling can be computed at the strongest score: the responses there are constant or not repeated."
+        return "No ceiling can be computed at the strongest score: the repetitions do not agree there."
     low, high = number(peak["ceiling_low"]), number(peak["ceiling_high"])
     bounds = f"The noise ceiling at the strongest score is {low if low == high else f'{low} to {high}'}"
     if not peak["is_ceiling_above_chance"]:

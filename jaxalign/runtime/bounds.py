@@ -8,7 +8,21 @@ from typing import Any
 
 import numpy as np
 
+from jaxalign.contracts import Recording
 from jaxalign.runtime.targets import Tile
+
+
+def without_trials(recording: Recording) -> str:
+    """What there is of repetitions, where no single trials are kept; empty where they are."""
+    if recording.trials is not None and recording.trials.shape[1] > 1:
+        return ""
+    most = int(recording.n_repetitions.max())
+    if most <= 1:
+        return "one presentation per stimulus"
+    return (
+        f"averages of up to {most} presentations, of which no single trials were kept (keep_trials=true of the data set or of "
+        "its step average keeps them)"
+    )
 
 
 def _nothing() -> np.ndarray:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxalign.compute import ceiling
 from jaxalign.contracts import Design, RdmSet, Recording, RunConfig
 from jaxalign.runtime import rdm_bounds
-from jaxalign.runtime.bounds import Bounds, Ceilings
+from jaxalign.runtime.bounds import Bounds, Ceilings, without_trials
+from jaxalign.runtime.frames import frames_of
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Analysis
 from jaxalign.runtime.targets import average_of
@@ -74,16 +75,19 @@ class _Scored:
         folds: places in `rows` of each test fold.
         words: the same for readers.
         n_repetitions: (n_subjects,) repetitions that scored responses average, harmonic mean over stimuli.
+        independent: share of the rows that are independent: neighbouring frames of a sentence are not, sentences are.
     """
 
     rows: np.ndarray
     folds: tuple[np.ndarray, ...]
     words: str
     n_repetitions: np.ndarray
+    independent: float = 1.0
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(len(fold) for fold in self.folds)
+        """Independent rows of each fold."""
+        return tuple(max(1, round(len(fold) * self.independent)) for fold in self.folds)
 
 
 @dataclass(frozen=True)
@@ -96,13 +100,13 @@ class _Recipe:
             behind them is above chance; each (n_targets,), or (n_subjects, n_targets).
         divides: low and high are one estimate of what a perfect model reaches.
         of_r2: recipe of the ceiling of r2, the square of that of r; empty for none.
-        takes_trials: made from repetitions of one subject; else from the responses of several.
+        takes: "trials" of one subject, "responses" of several, or the "ncsnr" that comes with the data, (1, 1, n_targets).
     """
 
     make: Callable[[np.ndarray, _Scored, RunConfig, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
     divides: bool
     of_r2: str = ""
-    takes_trials: bool = True
+    takes: str = "trials"
 
 
 def _split_half(
@@ -123,16 +127,29 @@ def _low_up(
 def _ncsnr(
     trials: np.ndarray, scored: _Scored, run: RunConfig, subject: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    bound = ceiling.ceiling_of_ncsnr(ceiling.ncsnr(trials), float(scored.n_repetitions[subject]))
-    return bound, bound, ceiling.z_of_repetitions(trials)
+    ratio = ceiling.ncsnr(trials, folds=scored.folds)
+    bound = ceiling.ceiling_of_ncsnr(np.where(ratio > 0, ratio, np.nan), float(scored.n_repetitions[subject]))
+    return bound, bound, _z_of_repetitions(trials, scored)
+
+
+def _ncsnr_given(
+    given: np.ndarray, scored: _Scored, run: RunConfig, subject: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ratio, n_averaged = given[0, 0].astype(np.float64), float(scored.n_repetitions[subject])
+    bound = ceiling.ceiling_of_ncsnr(np.where(ratio > 0, ratio, np.nan), n_averaged)
+    return bound, bound, ceiling.z_of_ncsnr(ratio, len(scored.rows), max(2, round(n_averaged)))
 
 
 def _explainable(
     trials: np.ndarray, scored: _Scored, run: RunConfig, subject: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    share = ceiling.explainable_variance(trials)
+    share = ceiling.explainable_variance(trials, folds=scored.folds)
     bound = ceiling.ceiling_of_explainable_variance(share, float(scored.n_repetitions[subject]))
-    return bound, bound, ceiling.z_of_repetitions(trials)
+    return bound, bound, _z_of_repetitions(trials, scored)
+
+
+def _z_of_repetitions(trials: np.ndarray, scored: _Scored) -> np.ndarray:
+    return np.asarray(ceiling.z_of_repetitions(trials, folds=scored.folds) * np.sqrt(scored.independent))
 
 
 def _other_subjects(
@@ -146,8 +163,9 @@ RESPONSES: Mapping[str, _Recipe] = {
     ceiling.SPLIT_HALF: _Recipe(_split_half, divides=True, of_r2=ceiling.SPLIT_HALF_RELIABILITY),
     ceiling.HALF_SPLIT_BOUNDS: _Recipe(_low_up, divides=False),
     ceiling.NCSNR: _Recipe(_ncsnr, divides=True, of_r2=ceiling.NCSNR),
+    ceiling.NCSNR_GIVEN: _Recipe(_ncsnr_given, divides=True, of_r2=ceiling.NCSNR_GIVEN, takes="ncsnr"),
     ceiling.EXPLAINABLE_VARIANCE: _Recipe(_explainable, divides=True, of_r2=ceiling.EXPLAINABLE_VARIANCE),
-    ceiling.LEAVE_ONE_SUBJECT_OUT_RESPONSES: _Recipe(_other_subjects, divides=False, takes_trials=False),
+    ceiling.LEAVE_ONE_SUBJECT_OUT_RESPONSES: _Recipe(_other_subjects, divides=False, takes="responses"),
 }
 """Recipes for scores of responses, target by target."""
 
@@ -159,10 +177,13 @@ def _of_responses(name: str, kind: str, analysis: Analysis, design: Design, run:
     why_not = _why_not(recipe, recordings, scored, analysis)
     if why_not:
         return Bounds(why_not=why_not)
-    if recipe.takes_trials:
+    if recipe.takes == "ncsnr" and kind != "cells":
+        return Bounds(why_not="the ncsnr that comes with the data is of single targets, and not of declared averages")
+    if recipe.takes != "responses":
         parts = []
         for subject, recording in enumerate(recordings):
-            made = [recipe.make(block, scored, run, subject) for block in _trials(recording, scored.rows, kind, run)]
+            blocks = _trials(recording, scored.rows, kind, run) if recipe.takes == "trials" else _given(recording)
+            made = [recipe.make(block, scored, run, subject) for block in blocks]
             parts.append([np.concatenate(arrays) for arrays in zip(*made, strict=True)])
         low, high, z = (np.stack(arrays, axis=1) for arrays in zip(*parts, strict=True))
         together = z.mean(1) * np.sqrt(len(recordings))
@@ -177,8 +198,8 @@ def _of_responses(name: str, kind: str, analysis: Analysis, design: Design, run:
             names={statistic: one for statistic, one in names.items() if statistic in analysis.metric.statistics},
             low={statistic: low ** square[statistic] for statistic in names},
             high={statistic: high ** square[statistic] for statistic in names},
-            is_above=z > ceiling.CRITICAL_Z,
-            is_mean_above=together > ceiling.CRITICAL_Z,
+            is_above=(z > ceiling.CRITICAL_Z) & np.isfinite(low),
+            is_mean_above=(together > ceiling.CRITICAL_Z) & np.isfinite(low).all(1),
             divides=recipe.divides,
             level="responses",
             n_stimuli=len(scored.rows),
@@ -197,23 +218,29 @@ def _scored(analysis: Analysis, design: Design, recordings: list[Recording]) -> 
     else:
         tests, words = [np.arange(n_stimuli)], "all stimuli at once"
     rows = np.unique(np.concatenate(tests))
+    found = frames_of(recordings)
+    independent = 1.0 if found is None else len(set(found.sequences[rows].tolist())) / len(rows)
     counts = np.array([1 / np.mean(1 / recording.n_repetitions[rows].astype(np.float64)) for recording in recordings])
-    return _Scored(rows, tuple(np.searchsorted(rows, test) for test in tests), words, counts)
+    return _Scored(rows, tuple(np.searchsorted(rows, test) for test in tests), words, counts, independent)
 
 
 def _why_not(recipe: _Recipe, recordings: list[Recording], scored: _Scored, analysis: Analysis) -> str:
     """Why the data do not allow a recipe; empty when they do."""
-    if not recipe.takes_trials:
+    if recipe.takes == "ncsnr":
+        without = [recording.subject for recording in recordings if recording.ncsnr is None]
+        return f"no ncsnr comes with the data of subject {without[0]}" if without else ""
+    if recipe.takes == "responses":
         if len(recordings) < 2:
             return "one subject, and no other subject to compare with"
         return "" if len(scored.rows) >= 3 else f"{len(scored.rows)} stimuli are scored, and 3 are needed"
     for recording in recordings:
-        if recording.trials is None or recording.trials.shape[1] < 2:
+        kept = without_trials(recording)
+        if kept or recording.trials is None:
             n_subjects = "one subject" if len(recordings) == 1 else f"{len(recordings)} subjects"
-            return f"{n_subjects} with one presentation per stimulus, and no repetition to compare it with"
+            return f"{n_subjects} with {kept}, and no repetition to compare it with"
         if not np.isin(scored.rows, kept_rows(recording)).all():
             return (
-                f"no ceiling: repetitions are kept for {len(recording.trials)} test stimuli only, and this metric scores "
+                f"no ceiling: single trials are kept for {len(recording.trials)} test stimuli only, and this metric scores "
                 f"{len(scored.rows)}"
             )
         why_not = _disagreement(recording)
@@ -259,6 +286,12 @@ def _trials(recording: Recording, rows: np.ndarray, kind: str, run: RunConfig) -
         yield np.stack(columns, axis=2)
         return
     yield from _blocks(trials.reshape(n_rows, n_repetitions, -1))
+
+
+def _given(recording: Recording) -> Iterator[np.ndarray]:
+    """The ncsnr that comes with the data. -> (1, 1, n_targets)"""
+    assert recording.ncsnr is not None
+    yield recording.ncsnr.reshape(1, 1, -1)
 
 
 def _responses(recordings: list[Recording], rows: np.ndarray, kind: str, run: RunConfig) -> Iterator[np.ndarray]:

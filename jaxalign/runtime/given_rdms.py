@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,14 @@ class Matched:
     note: str
 
 
-def matched(name: str, entry: RdmFile, rdms: RdmSet, brain: Brain, stimulus_ids: tuple[str, ...]) -> Matched:
+def is_named(source: Any) -> bool:
+    """Whether a data set or model names its stimuli; an RDM file without names numbers them."""
+    return not isinstance(source, RdmFile) or bool(source.stimulus_ids or source.stimulus_descriptor)
+
+
+def matched(
+    name: str, entry: RdmFile, rdms: RdmSet, brain: Brain, stimulus_ids: tuple[str, ...], dataset: Any
+) -> Matched:
     """Bring RDMs into the order of a data set.
 
     Args:
@@ -38,15 +46,13 @@ def matched(name: str, entry: RdmFile, rdms: RdmSet, brain: Brain, stimulus_ids:
         rdms: read from it.
         brain: recordings or RDMs; None before it is simulated.
         stimulus_ids: of the data set, in order.
+        dataset: its settings.
     Raises:
         DataError: if a stimulus that is compared has no row, or, without names, there are more or fewer.
     """
     compared = _compared(brain, len(stimulus_ids))
-    is_named = bool(entry.stimulus_ids or entry.stimulus_descriptor)
-    if is_named and not isinstance(brain, RdmSet):
+    if is_named(entry) and is_named(dataset):
         rows, note = _by_name(name, rdms.stimulus_ids, [stimulus_ids[index] for index in compared]), ""
-    elif is_named and not _is_numbered(stimulus_ids):
-        rows, note = _by_name(name, rdms.stimulus_ids, list(stimulus_ids)), ""
     else:
         rows, note = _by_position(name, rdms, compared, stimulus_ids)
     n_held = len(rdms.stimulus_ids)
@@ -65,11 +71,6 @@ def _compared(brain: Brain, n_stimuli: int) -> np.ndarray:
     if isinstance(brain, list) and brain[0].is_test.any():
         return np.flatnonzero(brain[0].is_test)
     return np.arange(n_stimuli)
-
-
-def _is_numbered(stimulus_ids: tuple[str, ...]) -> bool:
-    """Whether the ids are only the numbers that a file without names is given."""
-    return all(name == str(index) for index, name in enumerate(stimulus_ids))
 
 
 def _by_name(name: str, held: tuple[str, ...], wanted: list[str]) -> np.ndarray:

@@ -391,7 +391,7 @@ def _from_metadata(name: str, entry: Metadata, way: _Way) -> Iterator[_Part]:
 
 def _from_rdms(name: str, entry: RdmFile, way: _Way) -> Iterator[_Part]:
     rdms = entry.rdms()
-    found = given_rdms.matched(name, entry, rdms, way.brain, way.stimulus_ids)
+    found = given_rdms.matched(name, entry, rdms, way.brain, way.stimulus_ids, way.run.dataset)
     for layer, values, read in zip(rdms.names, found.values, found.read, strict=True):
         fit = Fit(layer, entry.revision, "rdm", 0.0, "none", 0)
         _check_features(fit, values, way.stimulus_ids)

@@ -14,7 +14,7 @@ from jaxalign.compute.comparators import canonical
 from jaxalign.compute.geometry import Rsa
 from jaxalign.compute.permute import labellings
 from jaxalign.contracts import Design, Patterns, RdmSet, Recording, RunConfig
-from jaxalign.runtime.bounds import Bounds
+from jaxalign.runtime.bounds import Bounds, without_trials
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Analysis
 from jaxalign.runtime.rows import n_scored_repetitions
@@ -78,15 +78,17 @@ def _between_subjects(analysis: Analysis, design: Design, run: RunConfig, inputs
     """From the agreement of the subjects' RDMs, group by group."""
     n_subjects = len(inputs.brain.names) if isinstance(inputs.brain, RdmSet) else len(inputs.brain)
     if n_subjects < 2:
-        single = isinstance(inputs.brain, list) and inputs.brain[0].trials is None
-        presented = " with one presentation per stimulus" if single else ""
-        return Bounds(why_not=f"one subject{presented}, and no other subject to compare with")
+        kept = without_trials(inputs.brain[0]) if isinstance(inputs.brain, list) else ""
+        return Bounds(why_not=f"one subject{kept and ' with ' + kept}, and no other subject to compare with")
     if not isinstance(analysis.metric, Rsa):
         return Bounds(why_not=NOT_RSA)
     comparator = canonical(analysis.metric.comparator)
     # Whether subjects agree above chance is one question; it is asked of ranks where the comparator is another.
     judged = comparator if comparator in ("spearman", "pearson") else "spearman"
-    rows = labellings(len(design.rsa_rows), N_CHANCE, run.seed)[1:]
+    n_stimuli = len(design.rsa_rows)
+    rows = labellings(n_stimuli, N_CHANCE, run.seed)[1:]
+    of_all = labellings(n_stimuli, N_CHANCE * n_subjects, run.seed + 1)[1:].reshape(N_CHANCE, n_subjects, n_stimuli)
+    identity = np.broadcast_to(np.arange(n_stimuli), (1, n_subjects, n_stimuli))
     low, high, is_above, is_mean_above = [], [], [], []
     for rdms in _rdms_of_groups(analysis, design, run, inputs, n_subjects):
         bounds = rdm_agreement.leave_one_subject_out(rdms, judged)
@@ -97,7 +99,8 @@ def _between_subjects(analysis: Analysis, design: Design, run: RunConfig, inputs
         low.append(bounds[0])
         high.append(bounds[1])
         is_above.append(agreement > np.quantile(chance, 0.95, axis=0))
-        is_mean_above.append(agreement.mean() > np.quantile(chance.mean(1), 0.95))
+        together = rdm_agreement.mean_agreement(rdms, judged, np.concatenate([identity, of_all]))
+        is_mean_above.append(together[0] > np.quantile(together[1:], 0.95))
     sides, above = (np.stack(low), np.stack(high)), (np.stack(is_above), np.array(is_mean_above))
     return _bounds(rdm_ceilings.LEAVE_ONE_OUT, analysis, design, inputs, sides, above)
 
@@ -145,11 +148,13 @@ def _split(name: str, n_parts: int) -> Callable[[Analysis, Design, RunConfig, In
             np.array([[getattr(one, field) for one in subject] for subject in found]).T
             for field in ("half", "quarter", "is_above")
         )
+        n_all = np.array([one.trials.shape[1] for one in inputs.brain if one.trials is not None])
         if n_parts == 4:
-            bound = rdm_ceilings.two_terms(half, quarter)
+            columns = zip(half.T, quarter.T, n_all.tolist(), strict=True)
+            bound = np.stack([rdm_ceilings.two_terms(one, four, (n // 4, n // 2, n)) for one, four, n in columns], 1)
         else:
-            with np.errstate(invalid="ignore"):
-                bound = np.sqrt(np.where(half > 0, 2 * half / (1 + half), np.nan))
+            reliability = rdm_ceilings.spearman_brown(np.where(half > 0, half, np.nan), n_all / (n_all // 2))
+            bound = np.sqrt(reliability)
         # The mean over subjects is above chance where most of them are: at .05 each, chance gives half of them rarely.
         return _bounds(
             name, analysis, design, inputs, (bound, bound), (above, above.mean(1) > 0.5), divides=n_parts == 4
@@ -167,10 +172,13 @@ def _why_not(n_parts: int, analysis: Analysis, design: Design, inputs: Inputs) -
     if comparator not in ("spearman", "pearson"):
         return f"halves of repetitions bound correlations of RDMs, and the comparator is {comparator}"
     for recording in inputs.brain:
-        has = 1 if recording.trials is None else recording.trials.shape[1]
+        kept = without_trials(recording)
+        if recording.trials is None:
+            return f"subject {recording.subject} has {kept}, and {n_parts} single trials are needed"
+        has = recording.trials.shape[1]
         if has < n_parts:
             return f"subject {recording.subject} has {has} single trials per stimulus, and {n_parts} are needed"
-        n_kept, n_scored = len(recording.trials), len(design.rsa_rows)  # type: ignore[arg-type]
+        n_kept, n_scored = len(recording.trials), len(design.rsa_rows)
         counts = recording.n_repetitions[design.rsa_rows]
         if n_kept != n_scored or (counts != has).any():
             return (

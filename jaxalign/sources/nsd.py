@@ -71,8 +71,10 @@ class Nsd:
         normalise: "session" z-scores each voxel over the trials of a session, "none" leaves percent signal change.
         as_published: z-score by all trials of a session; otherwise by those of training images alone, so that the test
             set stays unseen.
-        keep_trials: keep the single presentations of the test images, for noise ceilings.
-        ncsnr: "computed" from the trials that are read, or "file" for the one that NSD gives (over all images).
+        keep_trials: keep the single presentations of the test images (of all where images are shared), for noise ceilings;
+            null keeps them where there are two or more.
+        ncsnr: "computed" from the trials of all images that are read, or "file" for the one that NSD gives (over all
+            images); ceiling.recipes=[ncsnr_given] bounds scores by it.
         captions: folder of COCO's captions_train2017.json and captions_val2017.json, for columns caption_1 to
             caption_5; empty for none.
     """
@@ -91,7 +93,7 @@ class Nsd:
     sessions: int | None = None
     normalise: str = "session"
     as_published: bool = False
-    keep_trials: bool = False
+    keep_trials: bool | None = None
     ncsnr: str = "computed"
     captions: str = ""
 
@@ -129,14 +131,6 @@ class Nsd:
             DataError: if the folder is another, a file is missing or damaged, or images were not shown often enough.
             ConfigError: if a region is asked for that is not there.
         """
-        return [recording for recording, _ in self.with_ncsnr()]
-
-    def with_ncsnr(self) -> list[tuple[Recording, np.ndarray]]:
-        """Recordings, and the noise ceiling signal-to-noise ratio of their voxels. -> (n_voxels,) each
-
-        Raises:
-            DataError, ConfigError: as recordings().
-        """
         if not self.path:
             raise ConfigError(f"dataset.path is empty. {FOLDER}")
         root = find_place(self.path)
@@ -158,8 +152,14 @@ class Nsd:
                 kept = kept._replace(trials=flat.reshape(*one.trials.shape[:2], -1))
             if self.ncsnr == "file":
                 kept = kept._replace(ncsnr=self._ncsnr_of_file(root, subject, region)[is_valid])
-            result.append((self._recording(root, subject, region, design, kept), kept.ncsnr))
+            result.append(self._recording(root, subject, region, design, kept))
         return result
+
+    @property
+    def _keeps_trials(self) -> bool:
+        if self.keep_trials is None:
+            return self.n_repetitions >= 2 and (self.images != "own" or bool(self.test_images))
+        return self.keep_trials
 
     def _n_sessions(self, subject: int) -> int:
         there = SESSIONS[subject - 1]
@@ -246,7 +246,7 @@ class Nsd:
         """Sum the repetitions of each image, session after session."""
         kept = self._images(design, subject)
         test = self._set(design, self.test_images)
-        single = np.intersect1d(kept, test if self.images == "own" else kept) if self.keep_trials else kept[:0]
+        single = np.intersect1d(kept, test if self.images == "own" else kept) if self._keeps_trials else kept[:0]
         n_voxels = len(region.names)
         sums = np.zeros((len(kept), n_voxels), np.float32)
         trials = np.zeros((len(single), self.n_repetitions, n_voxels), np.float32) if len(single) else None
@@ -326,6 +326,7 @@ class Nsd:
                 trials=None if found.trials is None else found.trials[..., None],
                 columns=columns,
                 origin=origin,
+                ncsnr=found.ncsnr[:, None].astype(np.float32),
             )
         )
 
