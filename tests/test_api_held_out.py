@@ -159,6 +159,11 @@ def test_labels_of_another_length_are_refused():
         jaxalign.predict(*problem(), groups=[1, 2, 3])
 
 
+def test_two_runs_that_are_given_are_refused_and_not_shuffled():
+    with pytest.raises(DataError, match=r"The rows are of 2 runs, and leaving runs out needs 3.*Set folds=shuffled"):
+        jaxalign.predict(*problem(), runs=np.arange(60) % 2)
+
+
 def test_intervals_of_small_folds_are_refused():
     small = HeldOut(
         np.zeros((1, 5, 1)), np.zeros((1, 5, 1)), np.arange(5)[None], np.ones((1, 5), bool), np.ones((1, 1)), 5

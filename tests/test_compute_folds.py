@@ -288,6 +288,23 @@ def test_designs_by_name_are_what_their_parts_are():
     assert not folds.nested("shuffled", 22, 4, 3, 5, is_test=np.zeros(22, bool)).is_fixed_split
 
 
+@pytest.mark.parametrize("n_runs", [1, 2, 3])
+@pytest.mark.parametrize("has_test", [False, True])
+def test_runs_are_left_out_by_themselves_where_there_are_enough(n_runs, has_test):
+    """Three, or two beside a given test set: with fewer the folds are those without runs."""
+    runs, is_test = np.arange(24) % n_runs, np.arange(24) >= 18 if has_test else None
+    auto, plain, by_run = (
+        oracles.masks_of(folds.nested(scheme, 24, 4, 3, 5, is_test=is_test, runs=given))
+        if scheme == "auto" or n_runs + has_test >= 3
+        else None
+        for scheme, given in (("auto", runs), ("auto", None), ("runs", runs))
+    )
+    expected, other = (by_run, plain) if n_runs + has_test >= 3 else (plain, by_run)
+    for name in auto:
+        np.testing.assert_array_equal(auto[name], expected[name])
+    assert other is None or not np.array_equal(auto["inner_test"], other["inner_test"])
+
+
 def test_nested_blocks_keep_the_gap_outside_and_inside():
     masks = oracles.masks_of(folds.nested("blocks", 40, 4, 3, 0, gap=2))
     for outer in range(4):
@@ -305,7 +322,13 @@ def test_nested_blocks_keep_the_gap_outside_and_inside():
         ("random", {}, "folds='random' is not one of auto, shuffled, blocks, runs"),
         ("runs", {}, "needs to know the run of each stimulus"),
         ("shuffled", {"gap": 2}, "gap=2 goes with folds='blocks', and folds are 'shuffled'"),
-        ("runs", {"runs": np.zeros(22)}, "All 22 rows are of one group"),
+        ("runs", {"runs": np.zeros(22)}, "The rows are of one run, and leaving runs out needs 3.*folds=shuffled"),
+        ("runs", {"runs": np.arange(22) % 2}, "The rows are of 2 runs, and leaving runs out needs 3"),
+        (
+            "runs",
+            {"runs": np.arange(22) // 18, "is_test": np.arange(22) >= 18},
+            "The training rows are of one run, and .* needs 2",
+        ),
     ],
 )
 def test_designs_that_cannot_be_are_refused(scheme, given, words):

@@ -14,7 +14,7 @@ from jaxalign.contracts import Fit, NullConfig, Recording, RunConfig, Sound
 from jaxalign.errors import ConfigError, DataError
 from jaxalign.models.controls import Control, frames
 from jaxalign.models.controls_sound import n_bins_of
-from jaxalign.runtime.designs import design_of
+from jaxalign.runtime.designs import design_of, notes
 from jaxalign.runtime.extraction import Shown, rows_of
 from jaxalign.runtime.frames import frames_of, matched
 from jaxalign.runtime.inputs import Inputs, gather
@@ -261,10 +261,14 @@ def sides(folds, sequences):
     return [(set(sequences[train[real]]), set(sequences[test[used]])) for train, real, test, used in zip(*flat, strict=True)]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ["shuffled", "runs", "test set"])
+@pytest.mark.parametrize("case", ["shuffled", "runs", "one run", "test set"])
 def test_frames_of_a_sequence_are_held_out_together(case):
-    one = recording([3, 5, 4, 6, 3, 4, 5, 7], n_test=2 if case == "test set" else 0, run=[1, 1, 2, 2, 3, 3, 4, 4] if case == "runs" else None)  # fmt: skip
-    design = design_of(Ridge(n_outer=3, n_inner=2), request(Ridge(n_outer=3, n_inner=2)), inputs_of(one))
+    run = {"runs": [1, 1, 2, 2, 3, 3, 4, 4], "one run": [1] * 8}.get(case)
+    one = recording([3, 5, 4, 6, 3, 4, 5, 7], n_test=2 if case == "test set" else 0, run=run)
+    metric, inputs = Ridge(n_outer=3, n_inner=2), inputs_of(one)
+    design = design_of(metric, request(metric), inputs)
+    told = notes(request(metric), inputs)
+    assert len(told) == (case == "one run") and all("shuffled whole sequences" in one for one in told)
     for folds in (design.outer, design.inner):
         for train, test in sides(folds, one.columns["sequence"]):
             assert train and test and not train & test

@@ -92,6 +92,8 @@ def design_of(
     if weight is not None:
         weight = weight / weight[slice(None) if is_test is None else ~is_test.astype(bool)].mean()
     try:
+        if arrays["runs"] is not None and metric.folds == "auto":
+            folds.check_runs(arrays["runs"], None if is_test is None else is_test.astype(bool))
         return folds.nested(
             metric.folds,
             n_stimuli,

@@ -244,7 +244,42 @@ def design(
 
 
 SCHEMES = ("auto", "shuffled", "blocks", "runs")
-"""Ways to fold: "auto" leaves one run out where rows have runs, and shuffles otherwise."""
+"""Ways to fold: "auto" leaves one run out where rows have enough runs, and shuffles otherwise."""
+
+
+def count_runs(runs: np.ndarray, is_test: np.ndarray | None = None) -> tuple[int, int]:
+    """How many runs there are to train on or to leave out, and how many are needed to leave out one at a time.
+
+    Inner folds leave out one of the runs that train, so two must train: 3 runs are needed, or 2 beside a test set.
+
+    Args:
+        runs: (n_rows,) labels of runs.
+        is_test: (n_rows,) bool, a given test set; None or all False for none.
+    Returns:
+        Runs that are there, outside the test set; runs that are needed.
+    """
+    labels = np.asarray(runs)
+    if is_test is None or not is_test.any():
+        return len(np.unique(labels)), 3
+    return len(np.unique(labels[~is_test])), 2
+
+
+def check_runs(runs: np.ndarray, is_test: np.ndarray | None = None) -> None:
+    """Refuse to leave out runs where there are too few.
+
+    Args:
+        runs, is_test: as in `count_runs`.
+    Raises:
+        ValueError: with the number that is there and the number that is needed.
+    """
+    n_runs, n_needed = count_runs(runs, is_test)
+    if n_runs < n_needed:
+        where = "of one run" if n_runs == 1 else f"of {n_runs} runs"
+        kind = "rows" if n_needed == 3 else "training rows"
+        raise ValueError(
+            f"The {kind} are {where}, and leaving runs out needs {n_needed}: outer folds and the inner "
+            "folds that choose the penalty each leave out one. Set folds=shuffled."
+        )
 
 
 def nested(
@@ -264,7 +299,7 @@ def nested(
 
     Args:
         scheme: one of SCHEMES. "blocks" are consecutive, for time-like rows; "runs" leaves each run out in turn, and deals
-            the other runs to inner folds.
+            the other runs to inner folds; "auto" does so where `count_runs` finds enough, and shuffles otherwise.
         n_rows: number of stimuli.
         n_outer, n_inner: folds; with runs, as many outer folds as runs and at most one inner fold per remaining run.
         seed: order of shuffled folds.
@@ -279,9 +314,11 @@ def nested(
     if scheme not in SCHEMES:
         raise ValueError(f"folds={scheme!r} is not one of {', '.join(SCHEMES)}.")
     if scheme == "auto":
-        scheme = "shuffled" if runs is None else "runs"
+        scheme = "shuffled" if runs is None or np.less(*count_runs(runs, is_test)) else "runs"
     if scheme == "runs" and runs is None:
         raise ValueError("folds='runs' needs to know the run of each stimulus, and the recording has no such column.")
+    if scheme == "runs":
+        check_runs(np.asarray(runs), is_test)
     if gap and scheme != "blocks":
         raise ValueError(f"gap={gap} goes with folds='blocks', and folds are {scheme!r}.")
     labels = runs if scheme == "runs" else groups

@@ -52,8 +52,8 @@ class Ridge:
     Attributes:
         n_outer: outer folds, used when the data set has no test set of its own.
         n_inner: inner folds.
-        folds: "auto" (leave-one-run-out where rows have runs, else shuffled), "shuffled", "blocks" (consecutive, for
-            time-like rows) or "runs".
+        folds: "auto" (leave-one-run-out where rows have three runs or more, else shuffled), "shuffled", "blocks"
+            (consecutive, for time-like rows) or "runs".
         gap: rows left out on both sides of a test block ("blocks").
         group_by: column of the recording whose stimuli are never split (shuffled), or that names the run (default "run").
         weights: "repetitions" weighs a stimulus by its number of presentations (mean over subjects, scaled to a mean of

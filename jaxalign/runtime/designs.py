@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from jaxalign.compute import folds
-from jaxalign.contracts import Design, Metric, RdmSet, RunConfig
+from jaxalign.contracts import Design, Metric, RdmSet, Recording, RunConfig
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.runtime import frames
 from jaxalign.runtime.inputs import Inputs
@@ -23,7 +25,7 @@ def design_of(metric: Metric, run: RunConfig, inputs: Inputs) -> Design:
     of_frames = frames.frames_of(inputs.brain)
     if of_frames is None:
         return _design(metric, run, inputs)
-    name = next((name for name, one in run.metric.items() if one == metric), "")
+    name = _name_of(metric, run)
     frames.check_metric(name, metric, of_frames)
     design = _design(metric, run, inputs)
     frames.check_design(name, design, of_frames)
@@ -38,8 +40,8 @@ def _design(metric: Metric, run: RunConfig, inputs: Inputs) -> Design:
     columns = {} if recording is None else recording.columns
     if column and column not in columns:
         raise ConfigError(f"group_by={column!r} is no column of the recording. {nearest(column, columns)}")
-    is_run = scheme == "runs" or (scheme == "auto" and column in ("", "run"))
-    runs = columns.get(column or "run") if is_run else None
+    runs = _runs(metric, columns)
+    _check_runs(_name_of(metric, run), metric, runs, recording)
     try:
         return folds.nested(
             scheme,
@@ -55,6 +57,74 @@ def _design(metric: Metric, run: RunConfig, inputs: Inputs) -> Design:
         )
     except ValueError as error:
         raise DataError(f"{n_rows} stimuli do not go with n_outer={n_outer} and n_inner={n_inner}: {error}") from error
+
+
+def _name_of(metric: Metric, run: RunConfig) -> str:
+    """The name of a metric's entry."""
+    return next((name for name, one in run.metric.items() if one == metric), "NAME")
+
+
+def _runs(metric: Metric, columns: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The run of each stimulus where the metric may leave runs out, or None. -> (n_rows,)"""
+    scheme, column = getattr(metric, "folds", "shuffled"), getattr(metric, "group_by", "")
+    is_run = scheme == "runs" or (scheme == "auto" and column in ("", "run"))
+    return columns.get(column or "run") if is_run else None
+
+
+def _check_runs(name: str, metric: Metric, runs: np.ndarray | None, recording: Recording | None) -> None:
+    """Refuse folds of runs that were asked for by name and cannot be.
+
+    Raises:
+        ConfigError: with the number of runs, the number that is needed, and what to set.
+    """
+    column = getattr(metric, "group_by", "")
+    if runs is None or recording is None or (metric.folds == "auto" and not column):  # type: ignore[attr-defined]
+        return
+    n_runs, n_needed = folds.count_runs(runs, recording.is_test)
+    if n_runs < n_needed:
+        asked = f"metric.{name}.group_by={column}" if column else f"metric.{name}.folds=runs"
+        empty = " with an empty group_by" if column else ""
+        raise ConfigError(
+            f"{asked} leaves one run out at a time, and {_of_runs(n_runs, n_needed)}: "
+            f"set metric.{name}.folds=shuffled{empty}."
+        )
+
+
+def _of_runs(n_runs: int, n_needed: int) -> str:
+    """The numbers of `folds.count_runs` in words."""
+    runs = "run" if n_runs == 1 else "runs"
+    if n_needed == 3:
+        uses = "one tested, one that chooses the penalty, one trained on"
+        return f"the recording has {n_runs} {runs} of the 3 or more that this needs ({uses})"
+    uses = "one that chooses the penalty, one trained on"
+    return f"the training stimuli have {n_runs} {runs} of the 2 or more that this needs ({uses})"
+
+
+def notes(run: RunConfig, inputs: Inputs) -> list[str]:
+    """What a reader must know of folds that were chosen by themselves: runs that were too few to leave one out.
+
+    Args:
+        run: the request.
+        inputs: data and features.
+    """
+    if isinstance(inputs.brain, RdmSet):
+        return []
+    recording, found = inputs.brain[0], []
+    of_frames = frames.frames_of(inputs.brain)
+    for name, metric in run.metric.items():
+        runs = _runs(metric, recording.columns)
+        if runs is None:
+            continue
+        n_runs, n_needed = folds.count_runs(runs, recording.is_test)
+        if n_runs < n_needed:
+            what = "stimuli" if of_frames is None else "whole sequences"
+            which = "folds" if n_needed == 3 else "the folds that choose penalties"
+            found.append(
+                f"{name}: {which} are of shuffled {what} and leave no run out, since "
+                f"{_of_runs(n_runs, n_needed)}. Training and held-out {what} share "
+                "their runs, and whatever drifts slowly in them."
+            )
+    return found
 
 
 def _weights(metric: Metric, inputs: Inputs) -> np.ndarray | None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from jaxalign.compute.gram import largest_unit_share
 from jaxalign.contracts import RdmSet, RunConfig
+from jaxalign.runtime import designs
 from jaxalign.runtime.inputs import Inputs
 from jaxalign.runtime.plan import Plan
 from jaxalign.runtime.rows import constant_targets, is_flat_layer
@@ -40,6 +41,7 @@ def warnings(run: RunConfig, plan: Plan, inputs: Inputs, tables: dict[str, pa.Ta
     """Everything that may make a number mean less than it seems."""
     found = [
         *inputs.notes,
+        *designs.notes(run, inputs),
         *_biased(plan),
         *_single_unit(plan, inputs),
         *_edges(plan, tables),
