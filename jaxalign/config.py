@@ -70,7 +70,10 @@ def register() -> None:
 
 
 def schema_of(kind: Any) -> DictConfig:
-    """A dataclass as a schema: frozen for jit, open for YAML, and so is every dataclass inside it."""
+    """A dataclass as a schema: frozen for jit, open for YAML, and so is every dataclass inside it.
+
+    Maps, such as event_names, take any key on the command line; a dataclass takes its fields alone.
+    """
     schema: DictConfig = OmegaConf.structured(kind)
     _open(schema)
     return schema
@@ -78,6 +81,8 @@ def schema_of(kind: Any) -> DictConfig:
 
 def _open(node: DictConfig) -> None:
     OmegaConf.set_readonly(node, False)
+    if not dataclasses.is_dataclass(OmegaConf.get_type(node)):
+        OmegaConf.set_struct(node, False)  # Hydra closes the whole configuration, and with it maps that are empty
     for key in node:
         if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
             _open(node[key])
@@ -154,9 +159,9 @@ def _check_keys(node: DictConfig, where: str = "") -> None:
     """Refuse keys that a schema has not: "+name=value" can add them, and nothing would read them."""
     kind = OmegaConf.get_type(node)
     known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
-    for key in map(str, node):
-        if known is not None and key not in known:
-            raise ConfigError(f"There is no option {where + key!r}. {nearest(key, known)}")
+    for key in node:  # names of maps may be numbers
+        if known is not None and str(key) not in known:
+            raise ConfigError(f"There is no option {f'{where}{key}'!r}. {nearest(str(key), known)}")
         if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
             _check_keys(node[key], f"{where}{key}.")
 

@@ -153,6 +153,7 @@ N400 = ("dataset=n400", "model=[fas]")
         (("experiment=demo", "mesh.fitt=3"), r"Nearest: fit\b"),
         (("experiment=demo", "hydra.swep.dir=x"), r"no option or group 'hydra\.swep\.dir'"),
         (("experiment=demo", "~datset"), r"no option or group 'datset'\. Nearest: dataset"),
+        (("experiment=demo", "dataset.names={a: 1}"), r"no option 'dataset\.names' in what is chosen \(SimulatedEeg\)"),
         (("experiment=demo", "+foo=3"), r"no option 'foo'"),
         (("experiment=demo", "+dataset.efect=3"), r"no option 'dataset\.efect'\. Nearest: effect"),
         (("experiment=demo", "+mesh.fitt=3"), r"no option 'mesh\.fitt'\. Nearest: fit"),

@@ -2,7 +2,7 @@
 
 import gzip
 import shutil
-from typing import get_type_hints
+from typing import get_origin, get_type_hints
 
 import mne
 import numpy as np
@@ -517,3 +517,36 @@ def test_options_of_steps_come_from_the_configuration(written):
     assert one.values.shape == (4, 12, 41) and one.origin["steps"][0] == {"name": "filter", "high_hz": 30}
     with pytest.raises(ConfigError, match=r"step 1 is 'fliter', which is no step\. Nearest: filter"):
         compose([*words[:3], "dataset.steps=[{name: fliter}]", "model=[fas]", "metric=[correlation]"])
+
+
+MAPS = [
+    (name, field)
+    for name, kind in DATASETS.items()
+    for field, hint in get_type_hints(kind).items()
+    if get_origin(hint) is dict
+]
+
+
+@pytest.mark.parametrize(("name", "option"), MAPS)
+def test_maps_are_written_on_the_command_line(name, option):
+    """With words or numbers as names, whole or one at a time; what an entry of conf/ says is kept."""
+    words = [f"dataset={name}", "model=[fas]", "metric=[correlation]"]
+    made = compose([*words, f"dataset.{option}={{Stimulus/S  1: one, 2: 7.5}}", f"dataset.{option}.b=[x, y]"])
+    assert getattr(made.dataset, option) == {"Stimulus/S  1": "one", "2": 7.5, "b": ["x", "y"]}
+    with pytest.raises(ConfigError, match=rf"no option 'dataset\.{option}x' in what is chosen .* Nearest: {option}"):
+        compose([*words, f"dataset.{option}x={{a: b}}"])
+
+
+def test_every_map_of_a_recording_is_tested_here():
+    assert {option for _, option in MAPS} == {"files", "event_names", "channel_types", "segment_starts_s"}
+
+
+def test_triggers_are_named_and_channels_typed_on_the_command_line(data_folder):
+    path = data_folder / "eeglab" / "eeglab_data.set"
+    words = ["dataset=mne_raw", f"dataset.path={path}", "dataset.stimulus_columns=[event,index]", "model=[fas]"]
+    maps = ["dataset.event_names={square: 1, rt: 2}", "dataset.channel_types={EOG1: eog, EOG2: eog}"]
+    steps = "dataset.steps=[{name: epoch, tmin_s: 0, tmax_s: 0.1}]"
+    run = compose([*words, *maps, steps, "metric=[correlation]"])
+    (one,) = run.dataset.recordings()
+    assert len(one.stimulus_ids) == 154 and set(one.columns["event"]) == {"1", "2"}
+    assert len(one.channels) == 30 and not {"EOG1", "EOG2"} & set(one.channels)

@@ -114,6 +114,24 @@ def test_sweep_is_one_plan_and_each_table_is_that_of_the_job_alone(cli, words, t
         assert makers.table_hash(alone) == makers.table_hash(tmp_path / f"sweep/{job}")
 
 
+def test_maps_can_be_swept(cli, words, tmp_path):
+    raw = [word for word in words if not word.startswith(("dataset=", "dataset.feature_columns"))]
+    given = [
+        "dataset=mne_raw",
+        *raw,
+        "dataset.steps=[]",
+        "model.fas.columns=[frequency]",
+        "dataset.event_names={1: a},{1: b}",
+    ]
+    code, out, err = cli("-m", *given, *FOLDERS)
+    assert code == 0 and out.count("Table: ") == 2, err
+    for job, name in enumerate("ab"):
+        found = yaml.safe_load((tmp_path / f"sweep/{job}/.hydra/config.yaml").read_text())
+        assert found["dataset"]["event_names"] == {1: name}
+        request = json.loads((tmp_path / f"sweep/{job}/run.json").read_text())
+        assert f"'event_names': {{'1': '{name}'}}" in str(request)
+
+
 def test_tables_of_a_sweep_load_as_one(cli, words, tmp_path):
     assert cli("-m", *words, *TWO_BY_TWO, *FOLDERS)[0] == 0
     rows = results.load(tmp_path / "sweep", columns=["layer", "value"], where={"layer": "length"})

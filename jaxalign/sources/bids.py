@@ -67,13 +67,13 @@ class Bids:
     datatype: str = "eeg"
     event_column: str = "trial_type"
     use_events: tuple[str, ...] = ()
-    event_names: dict[str, Any] = field(default_factory=dict)
+    event_names: dict[Any, Any] = field(default_factory=dict)
     n_events: int | None = None
     delay_s: float = 0.0
     metadata: str = ""
     metadata_key: str = ""
     stimulus_columns: tuple[str, ...] = ("event",)
-    channel_types: dict[str, Any] = field(default_factory=dict)
+    channel_types: dict[Any, Any] = field(default_factory=dict)
     mains_hz: float | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
     picks: str = "eeg"

@@ -65,7 +65,7 @@ class Alice:
     word_table: str = "AliceChapterOne-EEG.csv"
     lexical_only: bool = False
     least_s: float = 0.0
-    segment_starts_s: dict[str, Any] = field(default_factory=dict)
+    segment_starts_s: dict[Any, Any] = field(default_factory=dict)
     tolerance_s: float = 0.02
     proc_bads: bool = True
     mains_hz: float = 60.0

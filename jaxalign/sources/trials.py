@@ -145,12 +145,17 @@ def wanted(dataset: Any, subject: str) -> Wanted:
 def keep_names(dataset: Any) -> None:
     """Lists of names of a data set of the configuration become tuples of strings, so that nobody changes them.
 
+    Names of maps become strings too: a trigger, a subject or a sound file may be called by its number.
+
     Args:
-        dataset: a frozen dataclass, in its __post_init__; its fields of type tuple[str, ...] are replaced.
+        dataset: a frozen dataclass, in its __post_init__; its fields of type tuple[str, ...] and
+            dict[Any, Any] are replaced.
     """
     for name, hint in get_type_hints(type(dataset)).items():
         if hint == tuple[str, ...]:
             object.__setattr__(dataset, name, tuple(map(str, getattr(dataset, name))))
+        if hint == dict[Any, Any]:
+            object.__setattr__(dataset, name, {str(key): value for key, value in getattr(dataset, name).items()})
 
 
 def numbers(rows: Sequence[Mapping[str, str]], column: str, path: Path) -> np.ndarray:
