@@ -1,5 +1,7 @@
 """Rows that are time bins of sentences: cut as a slow definition says, named as a store names them, scored with whole sentences."""
 
+from dataclasses import replace
+
 import mne
 import numpy as np
 import pyarrow.parquet as pq
@@ -279,6 +281,16 @@ def test_folds_that_cut_a_sequence_are_refused(metric, run):
     one = recording([5] * 7, run=run)
     with pytest.raises(ConfigError, match=r"metric\.ridge: outer fold 1 trains on some frames of the sequence 's0\d'"):
         design_of(metric, request(metric), inputs_of(one))
+
+
+@pytest.mark.parametrize("choose_by", ["loo", "gcv"])
+def test_penalties_that_are_chosen_on_neighbouring_frames_are_refused(choose_by):
+    metric, inputs = Ridge(n_outer=3, n_inner=2, choose_by=choose_by), inputs_of(recording([5] * 7))
+    said = rf"ridge\.choose_by={choose_by} .* 35 rows here are frames of 7 sequences.*metric\.ridge\.choose_by=folds"
+    with pytest.raises(ConfigError, match=said):
+        design_of(metric, request(metric), inputs)
+    whole = replace(inputs.brain[0], columns={})
+    assert design_of(metric, request(metric), replace(inputs, brain=[whole])).outer.test.shape[0] == 3
 
 
 def labellings(one, metric=None, **null):

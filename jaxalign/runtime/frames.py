@@ -149,19 +149,26 @@ def matched(held: Sequence[str], frame_ids: Sequence[str], frames: Frames) -> tu
 
 
 def check_metric(name: str, metric: Metric, frames: Frames) -> None:
-    """Refuse a metric that compares frames of different sentences by their dissimilarities.
+    """Refuse a metric that takes dissimilarities between frames of different sentences, or chooses on single frames.
 
     Args:
         name: of the metric's entry.
         metric: as it was asked for.
         frames: of the recording.
     Raises:
-        ConfigError: if it takes patterns.
+        ConfigError: if it takes patterns, or leaves out one frame at a time to choose penalties.
     """
     if metric.takes == "patterns":
         n_sequences = len(np.unique(frames.sequences))
         raise ConfigError(
             f"metric.{name} compares all {len(frames.sequences)} rows with each other, and they are frames of {n_sequences} sequences: neighbouring frames are alike, so dissimilarities of frames are compared inside each sequence and averaged. A run does not do that: use ridge here, or jaxalign.rsa_within on arrays."
+        )
+    choose_by = getattr(metric, "choose_by", "folds")
+    if choose_by != "folds":
+        raise ConfigError(
+            f"metric.{name}.choose_by={choose_by} chooses penalties by single rows, and the {len(frames.sequences)} rows "
+            f"here are frames of {len(np.unique(frames.sequences))} sequences: what is left out has neighbours in the "
+            f"training rows that are nearly the same. Set metric.{name}.choose_by=folds (whole sequences are held out)."
         )
 
 
