@@ -461,7 +461,14 @@ def test_a_missing_table_of_frequencies_is_refused(tmp_path):
         (image_control("gabor", shortest_wavelength_px=1.5), r"from 1\.5 to 12 px"),
         (image_control("gabor", bandwidth_octaves=0.0), "bandwidth_octaves=0.0: a number above 0"),
         (sound_control("mel", pooling="last"), "pooling 'last'"),
-        (sound_control("mel", "duration", pooling="frames"), "frames of duration"),
+        (
+            sound_control("mel", "duration", pooling="frames"),
+            r"frames of duration, which has no .* model\.\w+\.layers=\[mel\]",
+        ),
+        (
+            sound_control("duration", pooling="frames"),
+            r"which has no time course: set model\.\w+\.layers=\[envelope,mel\]",
+        ),
         (sound_control("mel", bin_s=float("nan")), "bin_s=nan"),
         (sound_control("mel", rate_hz=0), "rate_hz=0"),
         (sound_control("mel", n_mels=300), r"300 mel bands at 16000 Hz, and \d+ of them hold none of the 201"),

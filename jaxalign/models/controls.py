@@ -395,7 +395,12 @@ def _check_kind(settings: Control, who: str) -> None:
         )
     timeless = [name for name in settings.layers if LAYERS[name].course is None]
     if settings.pooling == "frames" and timeless:
-        raise ConfigError(f"{who} asks for frames of {', '.join(timeless)}, which have no time course: leave them out.")
+        kept = [name for name in settings.layers if name not in timeless] or ["envelope", "mel"]
+        which = "which has" if len(timeless) == 1 else "which have"
+        raise ConfigError(
+            f"{who} asks for frames of {', '.join(timeless)}, {which} no time course: set "
+            f"model.{settings.name}.layers=[{','.join(kept)}]."
+        )
     window, _ = controls_sound.samples_of(settings.rate_hz)
     filters = controls_sound.mel_filters(settings.n_mels, window, settings.rate_hz)
     n_empty = int(np.count_nonzero(~filters.any(axis=0)))
