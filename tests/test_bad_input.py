@@ -227,6 +227,15 @@ def test_one_stimulus(tmp_path, refused):
     assert "subject 04: 1 stimulus; at least 4 are needed" in refused(makers.eeg_request(tmp_path), 3)
 
 
+def test_two_stimuli_of_many_trials_point_to_the_columns_that_name_more(tmp_path, refused):
+    values, columns = makers.eeg()
+    epochs(tmp_path, values, {**columns, "kind": ["a", "b"] * 12})
+    changes = {"dataset": "mne_raw", "dataset.feature_columns": None, "dataset.stimulus_columns": "[kind]"}
+    said = refused(makers.eeg_request(tmp_path, **changes, **{"dataset.steps": "[{name: average}]"}), 3)
+    assert "2 stimuli; at least 4 are needed" in said
+    assert "They average 24 trials by name" in said and "dataset.stimulus_columns, such as [event,index]" in said
+
+
 def test_fewer_stimuli_than_folds(tmp_path, refused):
     epochs(tmp_path, *first(4))
     said = refused(makers.eeg_request(tmp_path, metric="[ridge_ols]", **{METRIC: None}), 3)

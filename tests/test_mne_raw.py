@@ -199,7 +199,7 @@ def test_annotations_are_averaged_over_repetitions(written):
     average = {"name": "average", "min_repetitions": 4, "keep_trials": True}
     names = {f"Stimulus/{letter}": letter for letter in "abc"}
     options = {"path": str(path), "event_names": names, "steps": [EPOCH, average]}
-    with pytest.raises(DataError, match="3 stimulus; at least 4 are needed"):
+    with pytest.raises(DataError, match=r"3 stimuli; at least 4 are needed .* They average 12 trials"):
         recording(**options)
     one = recording(
         **{
@@ -309,6 +309,21 @@ def test_a_trigger_channel(tmp_path):
     assert words.stimulus_ids == ("cat", "dog", "hat", "sun")
     with pytest.raises(ConfigError, match=r"dataset.stim_channel='STX': .* has the stim channels STI"):
         recording(**options, stim_channel="STX")
+
+
+def test_a_recording_without_annotations_points_to_its_trigger_channel(data_folder, tmp_path):
+    said = r"bdf has no event in its annotations\. Set dataset\.events=stim to read the trigger channel Status, or name"
+    with pytest.raises(DataError, match=said):
+        recording(path=str(data_folder / "mne" / "test.bdf"), steps=[EPOCH])
+    raw = writers.raw_array(800)
+    raw.save(tmp_path / "plain_raw.fif", verbose="error")
+    with pytest.raises(DataError, match=r"no event in its annotations\. Name a table of events in dataset\.events"):
+        recording(path=str(tmp_path / "plain_raw.fif"), steps=[EPOCH])
+    stim = mne.create_info(["STI1", "STI2"], 200.0, "stim")
+    raw.add_channels([mne.io.RawArray(np.zeros((2, 800)), stim, verbose="error")], force_update_info=True)
+    raw.save(tmp_path / "two_raw.fif", verbose="error")
+    with pytest.raises(DataError, match=r"channel that dataset\.stim_channel names \(STI1, STI2\), or name a table"):
+        recording(path=str(tmp_path / "two_raw.fif"), steps=[EPOCH])
 
 
 def test_runs_of_a_subject_are_one_recording_and_subjects_are_several(written, tmp_path):
@@ -462,6 +477,12 @@ def test_bids_requests_that_do_not_fit(bids, tmp_path):
     writers.bids_run(root, "01", "1", np.zeros((2, 400)), 200.0, ["Cz", "Pz"], "rest")
     with pytest.raises(ConfigError, match=r"Subject 01 has 2 of task: look, rest\. Set dataset\.task"):
         Bids(folder=str(root), **{**LOOK, "task": ""}, steps=steps).recordings()
+    marks = root / "sub-01" / "eeg" / "sub-01_task-rest_run-1_eeg.vmrk"
+    marks.write_text(marks.read_text().split("[Marker Infos]")[0] + "[Marker Infos]\n")
+    with pytest.raises(
+        DataError, match=r"no event in its annotations\. Write sub-01_task-rest_run-1_events\.tsv beside it"
+    ):
+        Bids(folder=str(root), subjects=("01",), runs=("1",), **{**LOOK, "task": "rest"}, steps=steps).recordings()
     with pytest.raises(ConfigError, match=r"dataset\.folder is empty"):
         Bids(**LOOK, steps=steps).recordings()
 

@@ -115,7 +115,7 @@ class Bids:
         events = (
             events_table(table, "onset", self.event_column)
             if table.is_file()
-            else events_of(data, "annotations", "", path.fpath)
+            else events_of(data, "annotations", "", path.fpath, table.name)
         )
         events = chosen_events(events, self.use_events, self.event_names, self.n_events, where)
         events = with_metadata(events, self.metadata, self.metadata_key, where)

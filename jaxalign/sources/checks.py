@@ -17,9 +17,11 @@ def check_recording(recording: Recording) -> Recording:
         DataError: on fewer than 4 stimuli, duplicated stimulus ids, or NaN or Inf in the responses.
     """
     where = f"{recording.dataset}, subject {recording.subject}"
-    if len(recording.stimulus_ids) < 4:
+    n_stimuli = len(recording.stimulus_ids)
+    if n_stimuli < 4:
+        found = f"{n_stimuli} stimulus" if n_stimuli == 1 else f"{n_stimuli} stimuli"
         raise DataError(
-            f"{where}: {len(recording.stimulus_ids)} stimulus; at least 4 are needed to correlate anything over stimuli."
+            f"{where}: {found}; at least 4 are needed to correlate anything over stimuli.{_more_names(recording)}"
         )
     repeated = [name for name, count in Counter(recording.stimulus_ids).items() if count > 1]
     if repeated:
@@ -36,6 +38,17 @@ def check_recording(recording: Recording) -> Recording:
             "channel, or leave those stimuli out."
         )
     return recording
+
+
+def _more_names(recording: Recording) -> str:
+    """What to do where the names of events alone made few stimuli of many trials."""
+    n_trials = int(recording.n_repetitions.sum())
+    if "event" not in recording.columns or n_trials < 4:
+        return ""
+    return (
+        f" They average {n_trials} trials by name: if trials of one name are stimuli of their own, name more columns "
+        "in dataset.stimulus_columns, such as [event,index]."
+    )
 
 
 def check_same_stimuli(recordings: list[Recording]) -> None:

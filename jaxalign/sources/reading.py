@@ -208,7 +208,7 @@ class Events(dict[str, np.ndarray]):
         return Events({name: values[keep] for name, values in self.items()})
 
 
-def events_of(data: Any, source: str, stim_channel: str, path: Path) -> Events:
+def events_of(data: Any, source: str, stim_channel: str, path: Path, table: str = "") -> Events:
     """The events that a file itself holds.
 
     Args:
@@ -216,8 +216,9 @@ def events_of(data: Any, source: str, stim_channel: str, path: Path) -> Events:
         source: "annotations" or "stim" for Raw; epochs know their own.
         stim_channel: for "stim"; empty takes the only one.
         path: the file, for messages.
+        table: file of a BIDS folder that should hold the events and is not there, for messages.
     Raises:
-        DataError: if there is none.
+        DataError: if there is none; says where events may be instead.
         ConfigError: if the stim channel is not there.
     """
     import mne
@@ -247,13 +248,23 @@ def events_of(data: Any, source: str, stim_channel: str, path: Path) -> Events:
         events = mne.find_events(data, chosen, shortest_event=1, verbose="error")
         named = {code: str(code) for code in events[:, 2].tolist()}
     if not len(events):
-        raise DataError(
-            f"{path} has no event in its {source}. Name a table of events in dataset.events, with the columns onset and trial_type."
-        )
+        raise DataError(f"{path} has no event in its {source}. {_other_events(data, source, table)}")
     return Events({
         "event": np.asarray([named[code] for code in events[:, 2].tolist()], dtype=object),
         ONSET: (events[:, 0] - data.first_samp) / sfreq,
     })  # fmt: skip
+
+
+def _other_events(data: Any, source: str, file: str) -> str:
+    """Where events may be instead."""
+    if file:
+        return f"Write {file} beside it, with the columns onset, duration and trial_type."
+    table = "ame a table of events in dataset.events, with the columns onset and trial_type."
+    has = [name for name, kind in zip(data.ch_names, data.get_channel_types(), strict=True) if kind == "stim"]
+    if source != "annotations" or not has:
+        return f"N{table}"
+    which = f"channel {has[0]}" if len(has) == 1 else f"channel that dataset.stim_channel names ({', '.join(has)})"
+    return f"Set dataset.events=stim to read the trigger {which}, or n{table}"
 
 
 def events_table(path: Path, onset_column: str, event_column: str) -> Events:
