@@ -40,10 +40,15 @@ class PreemptedError(JaxalignError):
     exit_code = 75
 
 
+def near(name: str, known: Iterable[str]) -> list[str]:
+    """Known names that are close to a wrong one, the closest first, at most 3."""
+    return get_close_matches(name, sorted(known), n=3, cutoff=0.5)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are closest to a wrong one, or list them when none is close."""
     known = sorted(known)
-    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    close = near(name, known)
     if close:
         return f"Nearest: {', '.join(close)}."
     return f"Known: {', '.join(known)}." if known else "None is known."

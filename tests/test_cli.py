@@ -162,6 +162,7 @@ N400 = ("dataset=n400", "model=[fas]")
         (("experiment=demo", "+score.rigde=[tiny_internvl]"), r"'rigde'.*Nearest: ridge"),
         (("experiment=demo", "dataset=n400"), r"'dataset\.n_subjects' in what is chosen \(MneEpochs\)"),
         (("experiment=demo", "dataset.plants=[{chanels:[Pz]}]"), r"'chanels'.*Nearest: channels"),
+        (("experiment=demo", "null.n_permutations=9"), r"'null\.n_permutations': .* written n_permutations=VALUE"),
         (("seed=abc",), r"seed=abc does not fit: Value 'abc'"),
         (("experiment=demo", "mesh.fit=all"), r"mesh\.fit=all does not fit: Value 'all'"),
         (("experiment=demo", "metric.ridge.n_outer=few"), r"metric\.ridge\.n_outer=few does not fit: Value 'few'"),

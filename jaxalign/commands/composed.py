@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from jaxalign import config
 from jaxalign.commands.jobs import Batch, Task, explained
 from jaxalign.contracts import Average, DistConfig, MeshConfig, NullConfig, RunConfig
-from jaxalign.errors import ConfigError, JaxalignError, PreemptedError, nearest
+from jaxalign.errors import ConfigError, JaxalignError, PreemptedError, near, nearest
 from jaxalign.sources.simulated import Plant
 
 
@@ -124,6 +124,8 @@ def explain(error: Exception) -> str:
         return f"{error.override!r} cannot be read. Options are written name=value, lists name=[a,b]; quote what holds spaces or signs: 'name=\"a b\"'."
     if found := re.search(r"Key '([^']+)' not in '(\w+)'\s+full_key: (\S+)", whole):
         key, kind, full = found.groups()
+        if kind in _kinds() and key in _fields(RunConfig) and not near(key, _fields(_kinds()[kind])):
+            return f"There is no option {full!r}: {key} is an option of the whole run, written {key}=VALUE."
         if kind in _kinds():
             return f"There is no option {full!r} in what is chosen ({kind}). {nearest(key, _fields(_kinds()[kind]))}"
     if found := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
