@@ -235,6 +235,7 @@ class Recording:
         trials: (n_stimuli, n_repetitions, n_channels, n_time_bins) of the test stimuli, or None.
         columns: metadata column name -> (n_stimuli,) values.
         ncsnr: (n_channels, n_time_bins) noise ceiling signal-to-noise ratio that comes with the data, or None.
+        lacks: metadata column that these data cannot have -> why, for messages.
     """
 
     dataset: str
@@ -253,6 +254,7 @@ class Recording:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
     ncsnr: np.ndarray | None = None
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -386,7 +386,7 @@ def words_of(heard, steps, models="[mel,stored]", **changes):
                "dataset.steps": steps, "dataset.least_s": 0, "stimuli": "sounds", "stimuli.path": heard / "sounds",
                "model": models, **MEL, "store": heard / "store", "metric": "[ridge]", "metric.ridge.n_outer": 4,
                "metric.ridge.n_inner": 3,
-        "metric.ridge.folds": "shuffled", "n_permutations": 30, "report": "false"}  # fmt: skip
+        "n_permutations": 30, "report": "false"}  # fmt: skip
     return [f"{name}={value}" for name, value in (options | changes).items() if value is not None]
 
 

@@ -16,7 +16,12 @@ import writers_things as writers
 from scipy.linalg import fractional_matrix_power
 
 from jaxalign.commands.composed import compose
+from jaxalign.compute.ridge import Ridge
+from jaxalign.contracts import Fit, NullConfig, RunConfig
 from jaxalign.errors import ConfigError, DataError
+from jaxalign.runtime.designs import design_of
+from jaxalign.runtime.inputs import Inputs
+from jaxalign.runtime.null import labellings_of
 from jaxalign.sources import mvnn, things_eeg2, things_raw
 from jaxalign.sources.montage import are_metres
 from jaxalign.sources.restricted import read_npy
@@ -327,6 +332,19 @@ def test_cross_validation_over_sessions_is_refused_with_the_reason(release):
         ConfigError, match=r"merge the repetitions of the 4 sessions and shuffle.*dataset=things_eeg2_raw"
     ):
         source(release[0], partition="sessions").recordings()
+    one = source(release[0]).recordings()[0]
+    inputs = Inputs([one], [Fit("m", "", "l", 0.0, "none", 3)], [], [False], ["m"], None, {})
+    for options, asked in (({"folds": "runs"}, r"metric\.mine\.folds=runs: there is no column 'run'"),
+                           ({"group_by": "session"}, r"group_by='session': there is no column 'session'")):  # fmt: skip
+        metric = Ridge(**options)
+        with pytest.raises(
+            ConfigError, match=rf"{asked}, since the preprocessed files .* merge .* and shuffle.*concept"
+        ):
+            design_of(metric, RunConfig(metric={"mine": metric}), inputs)
+    strata = RunConfig(null=NullConfig("strata", "session"))
+    design = design_of(Ridge(), strata, inputs)
+    with pytest.raises(ConfigError, match=r"null\.column='session': there is no column 'session', since the prepro"):
+        labellings_of(Ridge(), "responses", design, strata, inputs)
     with pytest.raises(ConfigError, match=r"dataset\.partition=session is none of .*Nearest: sessions"):
         source(release[0], partition="session").recordings()
 

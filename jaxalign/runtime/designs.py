@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxalign.compute import folds
 from jaxalign.contracts import Design, Metric, RdmSet, Recording, RunConfig
-from jaxalign.errors import ConfigError, DataError, nearest
+from jaxalign.errors import ConfigError, DataError
 from jaxalign.runtime import frames
-from jaxalign.runtime.inputs import Inputs
+from jaxalign.runtime.inputs import Inputs, no_column
 
 
 def design_of(metric: Metric, run: RunConfig, inputs: Inputs) -> Design:
@@ -39,7 +39,11 @@ def _design(metric: Metric, run: RunConfig, inputs: Inputs) -> Design:
     scheme, column = getattr(metric, "folds", "shuffled"), getattr(metric, "group_by", "")
     columns = {} if recording is None else recording.columns
     if column and column not in columns:
-        raise ConfigError(f"group_by={column!r} is no column of the recording. {nearest(column, columns)}")
+        raise ConfigError(no_column(f"group_by={column!r}", column, inputs.brain))
+    if scheme == "runs" and recording is not None and (column or "run") in recording.lacks:
+        name = _name_of(metric, run)
+        said = no_column(f"metric.{name}.folds=runs", column or "run", inputs.brain)
+        raise ConfigError(f"{said} Leave metric.{name}.folds at auto.")
     runs = _runs(metric, columns)
     _check_runs(_name_of(metric, run), metric, runs, recording)
     try:

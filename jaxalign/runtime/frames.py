@@ -166,9 +166,10 @@ def check_metric(name: str, metric: Metric, frames: Frames) -> None:
     choose_by = getattr(metric, "choose_by", "folds")
     if choose_by != "folds":
         raise ConfigError(
-            f"metric.{name}.choose_by={choose_by} chooses penalties by single rows, and the {len(frames.sequences)} rows "
-            f"here are frames of {len(np.unique(frames.sequences))} sequences: what is left out has neighbours in the "
-            f"training rows that are nearly the same. Set metric.{name}.choose_by=folds (whole sequences are held out)."
+            f"metric.{name}.choose_by={choose_by} chooses penalties by single rows, and the "
+            f"{len(frames.sequences)} rows here are frames of {len(np.unique(frames.sequences))} sequences: "
+            f"what is left out has neighbours in the training rows that are nearly the same. Set "
+            f"metric.{name}.choose_by=folds (whole sequences are held out)."
         )
 
 

@@ -154,6 +154,21 @@ def extract(run: RunConfig, name: str, progress: Any, shared: dict[str, Any]) ->
     return extraction.extracted(source, _shown(run, source.takes, stimuli, shared), run.store, progress)
 
 
+def no_column(option: str, name: str, brain: Any) -> str:
+    """What is said of a column that the recording has not: its reason where there is one, else the nearest names.
+
+    Args:
+        option: with its value, such as "null.column='runs'".
+        name: of the column.
+        brain: recordings, or given RDMs.
+    """
+    columns = {} if isinstance(brain, RdmSet) else brain[0].columns
+    reason = "" if isinstance(brain, RdmSet) else brain[0].lacks.get(name, "")
+    if not reason:
+        return f"{option} is no column of the recording. {nearest(name, columns)}"
+    return f"{option}: there is no column {name!r}, since {reason}. The columns are: {', '.join(columns)}."
+
+
 NAME_THEM = "name them by a table with the columns stimulus_id and file (stimuli.table=FILE.csv)."
 
 

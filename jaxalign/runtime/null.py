@@ -11,7 +11,7 @@ from jaxalign.compute.labellings import TAKES, Labellings, count, draw
 from jaxalign.contracts import Design, Metric, RdmSet, RunConfig
 from jaxalign.errors import ConfigError, nearest
 from jaxalign.runtime import frames
-from jaxalign.runtime.inputs import Inputs
+from jaxalign.runtime.inputs import Inputs, no_column
 
 SCHEMES = tuple(scheme for scheme in TAKES if scheme != "given")
 
@@ -81,5 +81,5 @@ def _named(run: RunConfig) -> Iterator[None]:
 def _column(name: str, inputs: Inputs) -> np.ndarray:
     columns = {} if isinstance(inputs.brain, RdmSet) else inputs.brain[0].columns
     if name not in columns:
-        raise ConfigError(f"null.column={name!r} is no column of the recording. {nearest(name, columns)}")
+        raise ConfigError(no_column(f"null.column={name!r}", name, inputs.brain))
     return np.asarray(columns[name])

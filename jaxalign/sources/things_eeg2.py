@@ -41,6 +41,11 @@ MERGED = (
     "sessions apart, or set dataset.partition=none."
 )
 
+SHUFFLED = (
+    "the preprocessed files of THINGS-EEG2 merge the repetitions of the 4 sessions and shuffle them, so that sessions "
+    "and runs are unknown and each row is an average over them"
+)
+
 BLOCK_BYTES = 64 << 20
 """Bytes of a file that are in memory at a time: more does not read faster."""
 
@@ -128,6 +133,7 @@ class ThingsEeg2:
             positions=axes.positions,
             trials=trials,
             columns=rows.columns,
+            lacks={"session": SHUFFLED, "run": SHUFFLED},
             origin={"files": [training.path.name, test.path.name], "values_sha256": digest_of(values, trials),
                     "sfreq_hz": axes.sfreq_hz,
                     "notes": [*dict.fromkeys((*rows.notes, *training.notes, *test.notes))]},
