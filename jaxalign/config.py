@@ -160,10 +160,11 @@ def _check_keys(node: DictConfig, where: str = "") -> None:
     kind = OmegaConf.get_type(node)
     known = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else None
     for key in node:  # names of maps may be numbers
-        if known is not None and str(key) not in known:
-            raise ConfigError(f"There is no option {f'{where}{key}'!r}. {nearest(str(key), known)}")
+        name = str(key)
+        if known is not None and name not in known:
+            raise ConfigError(f"There is no option {where + name!r}. {nearest(name, known)}")
         if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
-            _check_keys(node[key], f"{where}{key}.")
+            _check_keys(node[key], f"{where}{name}.")
 
 
 def _subjects(given: Any) -> tuple[str, ...] | None:
