@@ -70,6 +70,9 @@ def test_an_array_comes_back_from_every_format(tmp_path, values, kind):
     assert set(recording.n_repetitions) == {4} and recording.is_test.tolist() == [False] * 4 + [True] * 2
     assert recording.columns["word"].tolist() == list("abcdef") and np.isfinite(recording.positions).all()
     assert len(recording.origin["sha256"]) == 64
+    (of_all,) = Arrays(**{**vars(source), "test_column": ""}).recordings()
+    np.testing.assert_allclose(of_all.trials, bins, atol=1e-6)  # without a test set, those of all
+    assert not of_all.is_test.any()
 
 
 def test_axes_may_be_in_any_order_and_subjects_may_share_a_file(tmp_path, values, rng):
@@ -153,7 +156,7 @@ def test_a_repetition_that_was_not_shown_is_nan(tmp_path, values):
     assert recording.n_repetitions.tolist() == [3, 4, 1, 4, 4, 4]
     np.testing.assert_allclose(recording.values[0], values[0, :3].mean(0), atol=1e-6)
     kept = {"test_column": "test", "keep_trials": True}
-    with pytest.raises(DataError, match=r"1 of 4 test stimuli were shown once, first 'pic2'; repetitions are needed"):
+    with pytest.raises(DataError, match=r"1 of 4 stimuli were shown once, first 'pic2'; repetitions are needed"):
         Arrays(**{**vars(source), **kept}).recordings()
     values[2] = 0
     np.save(tmp_path / "x.npy", values)
@@ -279,7 +282,6 @@ def test_a_chunk_of_zarr_that_was_lost_or_damaged_is_no_zeros(tmp_path, values):
         ({"time_bin_s": 0.15}, ConfigError, r"holds 1\.500 samples"),
         ({"test_column": "nosuch"}, DataError, "no column 'nosuch'"),
         ({"test_column": "word"}, DataError, r"column word holds 'a' \(6 of 6 such\)"),
-        ({"keep_trials": True}, ConfigError, "no stimulus is one: set dataset.test_column"),
         ({"subjects": ("1", "2")}, ConfigError, "put {subject} into dataset.path"),
     ],
 )  # fmt: skip

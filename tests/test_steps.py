@@ -1,5 +1,7 @@
 """Every step gives what MNE, SciPy or a slow definition gives on the same data; its order, limits and losses are told."""
 
+from dataclasses import replace
+
 import mne
 import numpy as np
 import pytest
@@ -319,6 +321,23 @@ def test_z_scores(over, axes):
     given.values[:, 3] = 0
     with pytest.raises(DataError, match=r"1 of 6 channels do not vary over the 20 trials of zscore, first 3"):
         ZScore()(given, "here")
+
+
+@pytest.mark.parametrize("within", ["recording", "run"])
+def test_the_test_set_takes_no_part_in_z_scores(within):
+    given = trials()
+    is_test = np.arange(len(given.ids)) >= 14
+    given = replace(given, is_test=is_test)
+    loud = replace(given, values=np.where(is_test[:, None, None], 9 * given.values + 3, given.values))
+    ours, theirs = (ZScore(within=within)(one, "here") for one in (given, loud))
+    np.testing.assert_array_equal(ours.values[~is_test], theirs.values[~is_test])
+    if within == "recording":
+        np.testing.assert_allclose(ours.values[~is_test].std(0), 1, atol=1e-5)
+    assert "z-scored by training trials" in ours.notes
+    published = ZScore(within=within, as_published=True)(loud, "here")
+    assert not np.allclose(published.values[~is_test], theirs.values[~is_test])
+    with pytest.raises(DataError, match="0 of 20 trials are outside the test set"):
+        ZScore()(replace(given, is_test=np.ones(20, bool)), "here")
 
 
 def residual(given):

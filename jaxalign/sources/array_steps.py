@@ -167,16 +167,18 @@ _whitening = jax.jit(whitening)
 
 @dataclass(frozen=True)
 class ZScore:
-    """Responses in standard deviations of a channel.
+    """Responses in standard deviations of a channel; mean and SD are those of training trials where there is a test set.
 
     Attributes:
         over: "trials" (each channel and time bin by its own mean and SD over trials) or "trials_and_times".
         within: "recording", or "run" (column run) to take out differences between runs.
+        as_published: take mean and SD from all trials, the test set among them, as most publications do.
     """
 
     takes: ClassVar[tuple[str, ...]] = ("trials",)
     over: str = "trials"
     within: str = "recording"
+    as_published: bool = False
 
     def __call__(self, trials: Trials, where: str) -> Trials:
         if self.over not in ("trials", "trials_and_times"):
@@ -188,16 +190,23 @@ class ZScore:
         axes = (0,) if self.over == "trials" else (0, 2)
         values = np.empty_like(trials.values)
         for rows in _groups(trials, self.within, "zscore"):
-            part = trials.values[rows]
+            fitted = rows if self.as_published else rows[~trials.is_test[rows]]
+            if len(fitted) < 2:
+                raise DataError(
+                    f"{where}: {len(fitted)} of {len(rows)} trials are outside the test set, too few for the mean and SD of zscore. Use within: recording, or as_published: true to take them from all trials."
+                )
+            part = trials.values[fitted]
             mean = part.mean(axes, dtype=np.float64, keepdims=True)
             spread = (part - mean).std(axes, dtype=np.float64, keepdims=True)
             flat = np.flatnonzero((spread <= 0).any((0, 2)))
             if len(flat):
                 raise DataError(
-                    f"{where}: {len(flat)} of {len(trials.channels)} channels do not vary over the {len(rows)} trials of zscore, first {trials.channels[flat[0]]}. Interpolate or drop them."
+                    f"{where}: {len(flat)} of {len(trials.channels)} channels do not vary over the {len(fitted)} trials of zscore, first {trials.channels[flat[0]]}. Interpolate or drop them."
                 )
-            values[rows] = (part - mean) / spread
-        return replace(trials, values=values, unit="SD")
+            values[rows] = (trials.values[rows] - mean) / spread
+        said = "z-scored by all trials, the test set among them" if self.as_published else "z-scored by training trials"
+        notes = (*trials.notes, said) if trials.is_test.any() else trials.notes
+        return replace(trials, values=values, unit="SD", notes=notes)
 
 
 def _groups(trials: Trials, within: str, name: str) -> Iterator[np.ndarray]:

@@ -51,7 +51,7 @@ class Arrays:
         time_bin_s: width of time bins in seconds, averaged; null keeps the samples.
         unit: of the values, such as "V".
         test_column: column of `stimulus_ids` (or of the table) that marks the test set; empty for none.
-        keep_trials: keep the single presentations of the test stimuli, for noise ceilings.
+        keep_trials: keep the single presentations of the test stimuli (of all, without a test set), for noise ceilings.
         id_column: column that names the stimulus.
         channel_column, time_column, repetition_column, value_column: of a long table, one row per value.
     """
@@ -210,11 +210,7 @@ class Arrays:
         """Stimuli whose single presentations are kept."""
         if not self.keep_trials:
             return ()
-        marked = {name for name, mark in zip(named.ids, is_test, strict=True) if mark}
-        if not marked:
-            raise ConfigError(
-                "dataset.keep_trials=true keeps the presentations of test stimuli, and no stimulus is one: set dataset.test_column."
-            )
+        marked = {name for name, mark in zip(named.ids, is_test, strict=True) if mark or not is_test.any()}
         return tuple(name for name in ids if name in marked)
 
     def _channels(self, source: ArrayFile, axes: tuple[str, ...]) -> tuple[str, ...]:
@@ -344,17 +340,17 @@ def _by_stimulus(
 
 
 def _stacked(singles: dict[str, list[np.ndarray]], where: str) -> np.ndarray:
-    """Presentations of the test stimuli, of which each has the same number. -> (n, n_repetitions, ...)"""
+    """Presentations of the stimuli whose trials are kept, of which each has the same number. -> (n, n_repetitions, ...)"""
     shown = {name: len(values) for name, values in singles.items()}
     once = [name for name, count in shown.items() if count < 2]
     if once:
         raise DataError(
-            f"{where}: {len(once)} of {len(shown)} test stimuli were shown once, first {once[0]!r}; repetitions are needed to keep trials. Set dataset.keep_trials=false, or leave those stimuli out of the test set."
+            f"{where}: {len(once)} of {len(shown)} stimuli were shown once, first {once[0]!r}; repetitions are needed to keep trials. Set dataset.keep_trials=false, or leave those stimuli out (of the test set)."
         )
     if len(set(shown.values())) > 1:
         few, many = min(shown, key=lambda name: shown[name]), max(shown, key=lambda name: shown[name])
         raise DataError(
-            f"{where}: test stimuli were shown {shown[few]} ({few!r}) to {shown[many]} ({many!r}) times; keeping trials needs the same number of each."
+            f"{where}: stimuli were shown {shown[few]} ({few!r}) to {shown[many]} ({many!r}) times; keeping trials needs the same number of each."
         )
     return np.stack([np.stack(values) for values in singles.values()])
 
