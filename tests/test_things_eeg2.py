@@ -945,3 +945,52 @@ def test_a_raw_subject_without_a_part_is_named(tmp_path):
     (tmp_path / "raw_data" / "sub-01" / "ses-01" / "raw_eeg_test.npy").unlink()
     with pytest.raises(DataError, match=r"raw_eeg_test\.npy was not found.*holds raw_eeg_training\.npy"):
         raw_source(tmp_path).recordings()
+
+
+# Full size: four sessions of 63 channels, from which 1.06 GB of responses and 1.01 GB of test trials come out at 250 Hz.
+
+READ_RAW = """
+import json, resource, sys, time
+import numpy as np
+from jaxalign.sources.things_raw import ThingsEeg2Raw
+started = time.monotonic()
+(recording,) = ThingsEeg2Raw(path=sys.argv[1], **json.loads(sys.argv[2])).recordings()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+tests = recording.values[recording.is_test]
+print(json.dumps({"peak": peak, "seconds": time.monotonic() - started, "shape": recording.values.shape,
+    "trials": recording.trials.shape, "counts": np.unique(recording.n_repetitions).tolist(), "unit": recording.unit,
+    "size": max(float(np.abs(one).max()) for one in tests),
+    "off": max(float(np.abs(one.mean(0, np.float64) - mean).max())
+        for one, mean in zip(recording.trials, tests, strict=True))}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recorded_hz", "options"),
+    [
+        (1000, {"channels": "17", "sfreq_hz": 100}),
+        (250, {"channels": "63", "sfreq_hz": 250, "mvnn": "epochs", "mvnn_fit": "as_published"}),
+        (250, {"channels": "63", "sfreq_hz": 250, "mvnn": "none"}),
+    ],
+    ids=["17 at 100 Hz", "63 at 250 Hz", "63 at 250 Hz in volts"],
+)
+def test_four_raw_sessions_of_full_size_are_read_within_3_gb(tmp_path, recorded_hz, options):
+    writers.raw_of_full_size(tmp_path, recorded_hz)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", READ_RAW, str(tmp_path), json.dumps(options)],
+            capture_output=True, text=True, timeout=1200,
+        )  # fmt: skip
+    finally:
+        for path in tmp_path.rglob("*.npy"):
+            path.unlink()
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    print(found)
+    width, length = int(options["channels"]), found["shape"][-1]
+    assert length - options["sfreq_hz"] in (0, 1)  # both ends of the epoch are in it where nothing is resampled
+    assert found["shape"] == [16740, width, length] and found["trials"] == [200, 80, width, length]
+    assert found["counts"] == [4, 80] and found["unit"] == ("V" if options.get("mvnn") == "none" else "a.u.")
+    assert found["off"] < 1e-5 * found["size"]
+    assert found["peak"] < 3e9

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +141,23 @@ def bare_pickle(
     """Write a part as the 250 Hz release does, a bare pickle of protocol 4, whose array of float64 is mostly a hole.
 
     rows: row -> responses of a condition; others are 0 and take no place on the disk, so that files of full size are
-    written at once. Opcodes are those that Python writes: a large block stands outside frames, with BINBYTES8.
+    written at once.
+    """
+    return _pickled(path, "preprocessed_eeg_data", shape, rows.items(), {"ch_names": names, "times": times})
+
+
+def _pickled(
+    path: Path, key: str, shape: tuple[int, ...], rows: Iterable[tuple[int, np.ndarray]], others: dict[str, Any]
+) -> Path:
+    """Write a dict of an array of float64 and others, row by row. Opcodes are those that Python writes: a large block
+    stands outside frames, with BINBYTES8.
     """
     import pickle
     import struct
 
     size = 8 * int(np.prod(shape))
     with path.open("wb") as file:
-        file.write(b"\x80\x04}(\x8c\x15preprocessed_eeg_data")
+        file.write(b"\x80\x04}(\x8c" + bytes([len(key)]) + key.encode())
         file.write(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R(K\x01(")
         file.write(b"".join(b"J" + struct.pack("<i", length) for length in shape))
         file.write(
@@ -154,13 +165,44 @@ def bare_pickle(
         )
         file.write(b"\x8e" + struct.pack("<Q", size))
         start = file.tell()
-        for row, values in rows.items():
+        for row, values in rows:
             file.seek(start + row * values.nbytes)
             file.write(np.ascontiguousarray(values, "<f8").data)
         file.seek(start + size)
         file.write(b"tb")
-        for key, value in (("ch_names", names), ("times", times)):
-            file.write(b"\x8c" + bytes([len(key)]) + key.encode())
+        for name, value in others.items():
+            file.write(b"\x8c" + bytes([len(name)]) + name.encode())
             file.write(pickle.dumps(value, 3)[2:-1])  # without its PROTO and STOP
         file.write(b"u.")
     return path
+
+
+def raw_of_full_size(folder: Path, sfreq_hz: int) -> Path:
+    """Write four raw sessions: 8,270 x 2 training and 200 x 20 test trials each, 63 channels of noise in volts.
+
+    Sessions 3 and 4 are the files of 1 and 2 again, as hard links: they show the same halves of the images.
+    """
+    for session in (1, 2, 3, 4):
+        into = folder / "sub-01" / f"ses-{session:02d}"
+        into.mkdir(parents=True)
+        half = np.arange(1, 8271) + 8270 * ((session - 1) % 2)
+        for part, numbers in (("training", np.repeat(half, 2)), ("test", np.repeat(np.arange(1, 201), 20))):
+            path = into / f"raw_eeg_{part}.npy"
+            if session > 2:
+                path.hardlink_to(folder / "sub-01" / f"ses-{session - 2:02d}" / path.name)
+            else:
+                _raw_part_of_full_size(path, numbers, sfreq_hz, session)
+    return folder
+
+
+def _raw_part_of_full_size(path: Path, numbers: np.ndarray, sfreq_hz: int, seed: int) -> None:
+    """An image every 200 ms, one of 17 a target. numbers: condition number of each trial"""
+    rng = np.random.default_rng([seed, len(numbers)])
+    shown = rng.permutation([*numbers, *[99999] * (len(numbers) // 16)])
+    step = sfreq_hz // 5
+    stim = np.zeros((len(shown) + 20) * step)
+    stim[(10 + np.arange(len(shown))) * step] = shown
+    kinds = ["eeg"] * len(CHANNELS) + ["stim"]
+    rows = enumerate(chain((1e-5 * rng.standard_normal(len(stim)) for _ in CHANNELS), [stim]))
+    others = {"ch_names": [*CHANNELS, "stim"], "ch_types": kinds, "sfreq": sfreq_hz}
+    _pickled(path, "raw_eeg_data", (len(kinds), len(stim)), rows, others)

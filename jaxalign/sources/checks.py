@@ -28,9 +28,11 @@ def check_recording(recording: Recording) -> Recording:
         raise DataError(
             f"{where}: {len(repeated)} stimulus ids occur more than once, first {repeated[0]!r}. Average repetitions first, or name columns that make the ids distinct."
         )
-    bad = np.argwhere(~np.isfinite(recording.values))
-    if len(bad):
-        stimulus, channel, time_bin = bad[0]
+    # Row by row: masks of all responses would be half as large as the responses.
+    rows = np.flatnonzero([not np.isfinite(one).all() for one in recording.values])
+    if len(rows):
+        bad = np.argwhere(~np.isfinite(recording.values[rows]))
+        stimulus, channel, time_bin = rows[bad[0, 0]], *bad[0, 1:]
         raise DataError(
             f"{where}: {len(bad)} of {recording.values.size} responses are NaN or Inf, first at stimulus "
             f"{recording.stimulus_ids[stimulus]!r}, channel {recording.channels[channel]}, bin "

@@ -66,7 +66,9 @@ class ThingsEeg2Raw:
     each image (from 1; 99999 is a target). Per session: target trials are left out, epochs from -0.2 to 0.8 s, baseline
     before onset, resampled, at most 2 (training) and 20 (test) repetitions of an image, noise normalised; no filter and
     no other reference. Sessions are kept apart until then; the trials of the test stimuli stay in the order of the
-    sessions, which the origin names. Epochs are computed block by block, and the files are never unpickled.
+    sessions, which the origin names. Epochs are computed block by block, and the files are never unpickled. Beyond what
+    comes out, the sums of one training part are in memory, and never together with the trials of test stimuli: the
+    training parts of all sessions are read first.
 
     Attributes:
         name: data set name in the table.
@@ -140,14 +142,14 @@ class ThingsEeg2Raw:
         rows = rows_of_conditions(conditions, images, where)
         taken = _Taken(self, rows, conditions, sessions)
         for number, parts in sessions.items():
-            taken.add(number, parts, f"{where}, session {number}")
+            taken.add_training(number, parts, f"{where}, session {number}")
+        for number, parts in sessions.items():
+            taken.add_test(number, parts["test"])
         values, trials = taken.finished()
         axes, unit, notes = taken.axes(), "V" if self.mvnn == "none" else "a.u.", list(rows.notes)
-        if unit == "V" and float(np.std(values)) > LARGEST_V:
+        if unit == "V" and (spread := _deviation(values)) > LARGEST_V:
             unit = "a.u."
-            notes.append(
-                f"responses have a standard deviation of {np.std(values):.3g}, which is not volts: arbitrary units"
-            )
+            notes.append(f"responses have a standard deviation of {spread:.3g}, which is not volts: arbitrary units")
         recording = Recording(
             dataset=self.name,
             subject=subject,
@@ -286,6 +288,33 @@ def _kept_events(events: np.ndarray, part: str, path: Path) -> np.ndarray:
     return events[np.sort(np.concatenate(chosen))]
 
 
+@dataclass
+class _Noise:
+    """Noise covariances of the conditions of one part, summed as they come: (n_channels, n_channels), squared volts."""
+
+    path: Path
+    dimension: str
+    total: np.ndarray | None = None
+    n_conditions: int = 0
+
+    def add(self, trials: np.ndarray) -> None:
+        """One condition more. (n_repetitions, n_channels, n_times) volts"""
+        if len(trials) < 2 and self.dimension != "epochs":
+            return
+        covariance = mvnn.condition_covariance(trials, self.dimension)
+        self.total = covariance if self.total is None else self.total + covariance
+        self.n_conditions += 1
+
+    def mean(self) -> np.ndarray:
+        """Over conditions. (n_channels, n_channels)"""
+        if self.total is None:
+            raise DataError(
+                f"{self.path}: no image has 2 repetitions, so there is no noise over repetitions. Set "
+                "dataset.mvnn=epochs or none."
+            )
+        return self.total / self.n_conditions
+
+
 class _Taken:
     """What is gathered of one subject while its sessions are read one after the other."""
 
@@ -300,6 +329,7 @@ class _Taken:
         self.count = np.zeros(len(rows.stimulus_ids), np.int32)
         self.per_session = {number: parts["test"].n_repetitions for number, parts in sessions.items()}
         self.first = {"training": 0, "test": len(conditions["training"])}
+        self.whiteners: dict[int, np.ndarray] = {}
         self.shared_axes: Axes | None = None
         self.values = np.zeros((0, 0, 0), np.float32)
         self.trials = np.zeros((0, 0, 0, 0), np.float32)
@@ -318,48 +348,55 @@ class _Taken:
         self.values /= self.count[:, None, None]
         return self.values, self.trials if self.source.keep_trials else None
 
-    def add(self, number: int, parts: dict[str, _File], where: str) -> None:
-        """Sum the repetitions of one session, and whiten them by its own noise."""
-        sums: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        noise: dict[str, np.ndarray] = {}
-        for part in PARTS:
-            is_fitted = part == "training" or self.source.mvnn_fit == "as_published"
-            sums[part], noise[part] = self._part(number, part, parts[part], is_fitted and self.source.mvnn != "none")
-        whitener = np.eye(len(self.axes().channels))
-        if self.source.mvnn != "none":
-            _check_flat(sums["training"][1], self.axes().channels, where)
-            is_mean = self.source.mvnn_fit == "as_published"
-            whitener = mvnn.inverse_root(np.mean(list(noise.values()), axis=0) if is_mean else noise["training"], where)
-        for rows, total in sums.values():
-            for row, one in zip(rows, total, strict=True):
-                self.values[row] += whitener @ one
+    def add_training(self, number: int, parts: dict[str, _File], where: str) -> None:
+        """Sum the training repetitions of one session, and whiten them by its own noise."""
+        noise = None if self.source.mvnn == "none" else _Noise(parts["training"].path, self.source.mvnn)
+        rows, sums = self._sums(number, "training", parts["training"], noise)
+        self.whiteners[number] = np.eye(len(self.axes().channels))
+        if noise is not None:
+            _check_flat(sums, self.axes().channels, where)
+            covariance = noise.mean()
+            if self.source.mvnn_fit == "as_published":
+                covariance = np.mean([covariance, self._test_noise(parts["test"])], axis=0)
+            self.whiteners[number] = mvnn.inverse_root(covariance, where)
+        self._add_whitened(number, rows, sums)
+
+    def add_test(self, number: int, file: _File) -> None:
+        """Sum the test repetitions of one session and keep its trials, whitened as its training part was."""
+        self._add_whitened(number, *self._sums(number, "test", file, None))
         if self.source.keep_trials:
             here = self._trial_places(number)
             for row in range(len(self.trials)):
-                self.trials[row, here] = whitener @ self.trials[row, here]
+                self.trials[row, here] = self.whiteners[number] @ self.trials[row, here]
+
+    def _add_whitened(self, number: int, rows: np.ndarray, sums: np.ndarray) -> None:
+        for row, one in zip(rows, sums, strict=True):
+            self.values[row] += self.whiteners[number] @ one
+
+    def _test_noise(self, file: _File) -> np.ndarray:
+        """Mean noise covariance of a test part. Its trials are read again later, not held until the whitener is known."""
+        noise = _Noise(file.path, self.source.mvnn)
+        for _, trials, times in _trials(file, self.source):
+            self._axes(file, times)
+            noise.add(trials)
+        return noise.mean()
 
     def _trial_places(self, number: int) -> slice:
         numbers = list(self.per_session)
         start = sum(self.per_session[one] for one in numbers[: numbers.index(number)])
         return slice(start, start + self.per_session[number])
 
-    def _part(
-        self, number: int, part: str, file: _File, is_fitted: bool
-    ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-        """((rows, sums of repetitions), mean noise covariance) of one part of one session."""
+    def _sums(self, number: int, part: str, file: _File, noise: _Noise | None) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, sums of repetitions) of one part of one session; adds to the noise as it goes, where there is one."""
         total: np.ndarray | None = None
         rows: list[int] = []
-        n_fitted = 0
-        noise = np.zeros((0, 0))
-        numbers = np.unique(file.events[:, 2])
         for condition, trials, times in _trials(file, self.source):
+            axes = self._axes(file, times) if total is None else self.axes()
             if total is None:
-                axes = self._axes(file, times)
-                total = np.zeros((len(numbers), len(axes.channels), len(axes.bins.starts_s)), np.float32)
-                noise = np.zeros((len(axes.channels), len(axes.channels)))
-            if is_fitted and (len(trials) > 1 or self.source.mvnn == "epochs"):
-                noise += mvnn.condition_covariance(trials, self.source.mvnn)
-                n_fitted += 1
+                n_conditions = len(np.unique(file.events[:, 2]))
+                total = np.zeros((n_conditions, len(axes.channels), len(axes.bins.starts_s)), np.float32)
+            if noise is not None:
+                noise.add(trials)
             kept = binned(trials[..., axes.samples], axes.bins)
             row = self.first[part] + int(np.searchsorted(self.conditions[part], condition))
             total[len(rows)] = kept.sum(0)
@@ -368,12 +405,7 @@ class _Taken:
             if part == "test" and self.source.keep_trials:
                 self._keep_trials(row - self.first["test"], number, kept, file)
         assert total is not None
-        if is_fitted and not n_fitted:
-            raise DataError(
-                f"{file.path}: no image has 2 repetitions, so there is no noise over repetitions. Set "
-                "dataset.mvnn=epochs or none."
-            )
-        return (np.array(rows), total[: len(rows)]), noise / max(n_fitted, 1)
+        return np.array(rows), total[: len(rows)]
 
     def _keep_trials(self, row: int, number: int, kept: np.ndarray, file: _File) -> None:
         here = self._trial_places(number)
@@ -403,6 +435,12 @@ class _Taken:
                 "subject?"
             )
         return self.shared_axes
+
+
+def _deviation(values: np.ndarray) -> float:
+    """Standard deviation over all responses, row by row: numpy.std would make a copy of them. (n_stimuli, ...)"""
+    mean = values.mean(dtype=np.float64)
+    return float(np.sqrt(sum(float(((row - mean) ** 2).sum()) for row in values) / values.size))
 
 
 def _check_flat(sums: np.ndarray, channels: tuple[str, ...], where: str) -> None:
