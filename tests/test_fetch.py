@@ -7,19 +7,28 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
 
 import numpy as np
 import pytest
+import writers_eeg
+import writers_things
 import yaml
 
 from jaxalign import commands
 from jaxalign.commands import fetch
 from jaxalign.errors import ConfigError, DataError
-from jaxalign.sources import downloads
+from jaxalign.sources import DATASETS, archives, downloads
+from jaxalign.sources.archives import unpack
 from jaxalign.sources.downloads import Patience, fetch_file
+from jaxalign.sources.image_files import Images
 from jaxalign.sources.registry import REGISTRY, Listing, RemoteFile, listed, read_registry
+from jaxalign.sources.speech import Alice, Ds004408
+from jaxalign.sources.things_eeg2 import ThingsEeg2
+from jaxalign.sources.things_raw import ThingsEeg2Raw
 
 CONTENT = np.random.default_rng(0).bytes(700_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -38,6 +47,7 @@ class Server(ThreadingHTTPServer):
         self.content = CONTENT
         self.tag = '"v1"'
         self.pages = {}
+        self.names = {}
         self.release = threading.Event()
 
     def handle_error(self, request, client_address):
@@ -61,6 +71,8 @@ class Handler(BaseHTTPRequestHandler):
             page = page(parse_qs(urlsplit(self.path).query)) if callable(page) else page
             self.send_response(200)
             self.send_header("Content-Length", str(len(page)))
+            if self.path in server.names:
+                self.send_header("Content-Disposition", f'attachment; filename="{server.names[self.path]}"')
             self.end_headers()
             self.wfile.write(page)
             return
@@ -345,10 +357,14 @@ def test_a_server_that_answers_something_else(server, kind, answer):
 
 def test_the_registry_names_what_the_issue_asks_for():
     entries = read_registry()
-    assert set(entries) == {"things_eeg2", "nsd", "alice", "ds004408", "things"}
+    assert set(entries) == {"things_eeg2", "things_eeg2_raw", "nsd", "alice", "ds004408", "things"}
     assert all(entry.terms and entry.home.startswith("https://") for entry in entries.values())
     assert entries["nsd"].sign_at and not entries["nsd"].files and not entries["nsd"].listings
-    assert all(entry.sign_at or entry.files or entry.listings for entry in entries.values())
+    assert all(entry.needs if entry.is_by_hand else entry.files or entry.listings for entry in entries.values())
+    datasets = {entry.read_by(Path("there")).partition(" ")[0] for entry in entries.values()} - {"stimuli=images"}
+    assert datasets == {f"dataset={name}" for name in entries if name != "things"} and "things_eeg2_raw" in DATASETS
+    (alice,) = entries["alice"].listings
+    assert len(set(alice.ids)) == 56 and all(len(one) == 9 for one in alice.ids), "YAML takes none for a number"
     for host in ("pypi", "pythonhosted", "npmjs", "anaconda", "conda", "huggingface", "crates.io", "proxy.golang"):
         assert host not in REGISTRY.read_text().lower()
 
@@ -360,7 +376,7 @@ def test_the_registry_names_what_the_issue_asks_for():
         ({"files": [{"name": "/x", "url": "https://a.b/x"}]}, "no path below"),
         ({"files": [{"name": "x", "url": "http://a.b/x"}]}, "has to start with https"),
         ({"files": [{"name": "x", "url": "file:///etc/passwd"}]}, "has to start with https"),
-        ({"listings": [{"kind": "ftp", "url": "https://a.b"}]}, "osf and s3 are known"),
+        ({"listings": [{"kind": "ftp", "url": "https://a.b"}]}, "osf, s3 and named are known"),
         ({"term": "x"}, "has a field 'term'. Nearest: terms"),
     ],
 )
@@ -477,3 +493,211 @@ def test_wrong_words(own, words, message):
 def test_without_a_data_set_all_are_listed(capsys):
     fetch.main([])
     assert {"things_eeg2", "nsd", "alice", "ds004408", "things"} <= set(capsys.readouterr().out.split())
+
+
+# Archives.
+
+
+def zipped(path, members):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("inside", ["", "sub-01/"])
+def test_an_archive_ends_in_one_folder_of_its_name(tmp_path, inside):
+    members = {f"{inside}a.npy": CONTENT, f"{inside}deep/b.npy": b"b", "__MACOSX/._a.npy": b"icon"}
+    path = zipped(tmp_path / "x/sub-01.zip", members)
+    found = unpack(path)
+    assert (found.folder, found.n_files, found.n_new) == (tmp_path / "x/sub-01", 2, 2)
+    files = {str(one.relative_to(found.folder)): one.read_bytes() for one in found.folder.rglob("*") if one.is_file()}
+    assert files == {"a.npy": CONTENT, "deep/b.npy": b"b"} and path.is_file()
+    assert unpack(path).n_new == 0, "a second time nothing is written"
+
+
+def test_a_stopped_unpacking_goes_on_and_another_file_is_not_overwritten(tmp_path):
+    path = zipped(tmp_path / "a.zip", {"x": b"x" * 10, "y": b"y" * 20})
+    unpack(path)
+    (tmp_path / "a/y").unlink()
+    (tmp_path / "a/y.part").write_bytes(b"y" * 3)
+    assert unpack(path).n_new == 1
+    assert (tmp_path / "a/y").read_bytes() == b"y" * 20 and not (tmp_path / "a/y.part").exists()
+    (tmp_path / "a/x").write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"a/x is there with 4 bytes, and the archive has 10: .* Move it away"):
+        unpack(path)
+
+
+@pytest.mark.parametrize("name", ["../out", "a/../../out", "/out", "..\\out"])
+def test_no_member_leads_out_of_the_folder(tmp_path, name):
+    path = zipped(tmp_path / "in/a.zip", {"good": b"x", name: b"x"})
+    with pytest.raises(DataError, match=r"leads out of its folder\. Nothing was unpacked"):
+        unpack(path)
+    assert [one.name for one in tmp_path.rglob("*") if one.is_file()] == ["a.zip"]
+
+
+def test_a_damaged_archive_is_told_and_leaves_no_part_of_a_file(tmp_path):
+    path = zipped(tmp_path / "a.zip", {"x": CONTENT})
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.zip \(\d+ bytes\) could not be unpacked .*by hand into .*/a\.$"):
+        unpack(path)
+    assert not [one for one in tmp_path.rglob("*") if one.name.startswith("x")]
+    path.write_bytes(content[:500])
+    with pytest.raises(DataError, match="BadZipFile"):
+        unpack(path)
+
+
+def test_a_disk_without_room_is_noticed_before_unpacking(tmp_path, monkeypatch):
+    path = zipped(tmp_path / "a.zip", {"x": CONTENT})
+    usage = archives.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(DataError, match=r"a\.zip unpacks to 700000 more bytes, and .* has 1000 free"):
+        unpack(path)
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_archive_with_a_password_is_left_as_it_is(server, tmp_path, capsys):
+    path = zipped(tmp_path / "a.zip", {"x": b"secret"})
+    content = bytearray(path.read_bytes())
+    for start, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(start) + at] |= 1
+    server.pages["/a.zip"] = bytes(content)
+    entry = {
+        "title": "t",
+        "home": "https://a.b",
+        "terms": "t",
+        "files": [{"name": "a.zip", "url": f"{server.url}/a.zip"}],
+    }
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump({"mine": entry}))
+    assert commands.main(["fetch", "dataset=mine", f"registry={tmp_path / 'r.yaml'}", f"to={tmp_path / 'data'}"]) == 0
+    assert f"has a password: unpack its 1 files by hand into {tmp_path / 'data/mine/a'}" in capsys.readouterr().out
+
+
+# What is fetched is what is read: jaxalign's own registry, with this server in the place of the publishers'.
+
+
+def redirected(server, tmp_path, name, **changes):
+    """An entry of the registry, its addresses those of the server. -> words of the command"""
+    entry = yaml.safe_load(REGISTRY.read_text())[name]
+    for listing in entry["listings"]:
+        listing |= {"url": f"{server.url}{urlsplit(listing['url']).path}", **changes}
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({name: entry}))
+    return ["fetch", f"dataset={name}", f"registry={path}", f"to={tmp_path / 'data'}"]
+
+
+def osf_page(server, node, files):
+    """Serve files as a project of the Open Science Framework does."""
+    data = []
+    for name, content in files.items():
+        server.pages[f"/{node}/{name}"] = content
+        hashes = {"sha256": hashlib.sha256(content).hexdigest(), "md5": ""}
+        what = {"kind": "file", "materialized_path": f"/{name}", "size": len(content), "extra": {"hashes": hashes}}
+        data.append({"attributes": what, "links": {"download": f"{server.url}/{node}/{name}"}})
+    server.pages[f"/v2/nodes/{node}/files/osfstorage/"] = json.dumps({"data": data, "links": {}}).encode()
+
+
+def things_on_osf(server, tmp_path, inside):
+    """A tiny THINGS-EEG2, an archive per person, pictures in archives. -> what writers_things.official says"""
+    made = writers_things.official(tmp_path / "made")
+    people = {}
+    for subject in made:
+        files = sorted((tmp_path / f"made/preprocessed_data/sub-{subject}").iterdir())
+        members = {f"{inside.format(subject)}{one.name}": one.read_bytes() for one in files}
+        people[f"sub-{subject}.zip"] = zipped(tmp_path / "zips/s.zip", members).read_bytes()
+    osf_page(server, "anp5v", people)
+    pictures, said = {}, writers_things.metadata()
+    for part, short in (("training", "train"), ("test", "test")):
+        members = {f"{part}_images/{concept}/{name}": b"picture" for concept, name in
+                   zip(said[f"{short}_img_concepts"], said[f"{short}_img_files"], strict=True)}  # fmt: skip
+        pictures[f"{part}_images.zip"] = zipped(tmp_path / "zips/i.zip", members).read_bytes()
+    pictures["image_metadata.npy"] = (tmp_path / "made/image_set/image_metadata.npy").read_bytes()
+    osf_page(server, "y63gw", pictures)
+    return made
+
+
+@pytest.mark.parametrize("inside", ["", "sub-{}/", "people/sub-{}/"])
+def test_things_eeg2_is_fetched_and_read(server, tmp_path, capsys, inside):
+    made = things_on_osf(server, tmp_path, "sub/" if inside.startswith("people") else inside)
+    words = redirected(server, tmp_path, "things_eeg2")
+    assert commands.main(words) == 0
+    folder = tmp_path / "data/things_eeg2"
+    said = capsys.readouterr().out
+    assert "unpacked 2 of 2 files into preprocessed/sub-01" in said and "into images/test_images" in said
+    assert f"Read it with dataset=things_eeg2 dataset.path={folder} stimuli=images stimuli.path={folder}/images" in said
+    pictures = Images(path=str(folder / "images"), recursive=True).ids()
+    for path in (tmp_path / "data", folder):
+        recordings = ThingsEeg2(path=str(path)).recordings()
+        assert [one.subject for one in recordings] == list(made)
+        trials = made["02"]["test"]["preprocessed_eeg_data"]
+        np.testing.assert_allclose(recordings[1].trials, trials, rtol=1e-6)
+        assert set(recordings[0].stimulus_ids) == set(pictures), "the names of the pictures are known"
+    server.pages = {name: page for name, page in server.pages.items() if name.startswith("/v2/")}
+    assert commands.main(words) == 0, "a second fetch asks for no file again"
+    said = capsys.readouterr().out
+    assert said.count("  there ") == 5 and "unpacked" not in said and not server.asked
+
+
+def test_the_raw_things_eeg2_is_placed_by_hand_and_read_with_the_fetched_pictures(server, tmp_path, capsys):
+    assert commands.main(["fetch", "dataset=things_eeg2_raw", f"to={tmp_path / 'data'}"]) == 0
+    said, folder = capsys.readouterr().out, tmp_path / "data/things_eeg2_raw"
+    assert f"Go to https://osf.io/crxs4, download from there, and place below {folder}:" in said
+    assert "sub-01/ses-01/raw_eeg_training.npy" in said and f"dataset=things_eeg2_raw dataset.path={folder}." in said
+    things_on_osf(server, tmp_path, "")
+    assert commands.main([*redirected(server, tmp_path, "things_eeg2"), "files=images/*"]) == 0
+    writers_things.raw(tmp_path / "raw", n_sessions=2)
+    (tmp_path / "raw/raw_data").rename(folder)
+    for path in (tmp_path / "data", folder):
+        (one,) = ThingsEeg2Raw(path=str(path), mvnn="none").recordings()
+        assert "concept" in one.columns and len(one.stimulus_ids) == 17
+
+
+def test_ds004408_is_fetched_and_read(server, tmp_path):
+    spoken = [(0.5, 0.8, "he"), (0.8, 1.0, "was"), (1.0, 1.1, "an"), (2.0, 2.4, "old")]
+    tiers = {"words": spoken, "phones": [(0.5, 0.6, "HH")]}
+    writers_eeg.ds004408(tmp_path / "made", {"01": tiers}, duration_s=4)
+    names = sorted(str(one.relative_to(tmp_path / "made")) for one in (tmp_path / "made").rglob("*") if one.is_file())
+    keys = ""
+    for name in names:
+        content = (tmp_path / "made" / name).read_bytes()
+        server.pages[f"/openneuro.org/{quote(f'ds004408/{name}')}"] = content
+        keys += f"<Contents><Key>ds004408/{name}</Key><Size>{len(content)}</Size></Contents>"
+    server.pages["/openneuro.org"] = f"<ListBucketResult>{keys}</ListBucketResult>".encode()
+    assert commands.main(redirected(server, tmp_path, "ds004408")) == 0
+    cut = [{"name": "epoch", "tmin_s": 0.0, "tmax_s": 0.1}]
+    read = [Ds004408(folder=str(tmp_path / path), steps=cut).recordings() for path in ("made", "data", "data/ds004408")]
+    for found in read[1:]:
+        for one, other in zip(read[0], found, strict=True):
+            assert one.stimulus_ids == other.stimulus_ids and one.subject == other.subject
+            np.testing.assert_array_equal(one.values, other.values)
+
+
+def test_alice_is_fetched_under_the_names_that_the_server_gives_and_read(server, tmp_path, capsys):
+    writers_eeg.alice(tmp_path / "made")
+    proc = zipped(tmp_path / "proc.zip", {"proc/S01.mat": (tmp_path / "made/proc/S01.mat").read_bytes()})
+    files = [*(one for one in sorted((tmp_path / "made").iterdir()) if one.is_file()), proc]
+    for number, one in enumerate(files):
+        server.pages[f"/data/downloads/id{number}"] = one.read_bytes()
+        server.names[f"/data/downloads/id{number}"] = one.name
+    words = redirected(server, tmp_path, "alice", ids=[f"id{number}" for number in range(len(files))])
+    assert commands.main(words) == 0
+    assert f"Read it with dataset=alice dataset.folder={tmp_path / 'data/alice'}." in capsys.readouterr().out
+    cut = [{"name": "epoch", "tmin_s": 0.0, "tmax_s": 0.1}]
+    made, above, there = (Alice(folder=str(tmp_path / path), steps=cut) for path in ("made", "data", "data/alice"))
+    (one,) = made.recordings()
+    for source in (above, there):
+        (other,) = source.recordings()
+        assert one.stimulus_ids == other.stimulus_ids
+        np.testing.assert_array_equal(one.values, other.values)
+
+
+def test_a_server_that_does_not_name_its_file_is_told(server, tmp_path, capsys):
+    server.pages["/data/downloads/id"] = b"x"
+    assert commands.main(redirected(server, tmp_path, "alice", ids=["id"])) == 3
+    said = capsys.readouterr().err
+    assert (
+        "does not name its file (no Content-Disposition)" in said and "by hand from the page of the data set, " in said
+    )

@@ -1,4 +1,4 @@
-"""`jaxalign fetch dataset=NAME`: the files of a published data set, with its terms of use; goes on where it stopped."""
+"""`jaxalign fetch dataset=NAME`: the files of a published data set, unpacked, with its terms of use; goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -49,16 +49,22 @@ def _fetch(entry: Entry, values: dict[str, str]) -> None:
     from jaxalign.sources import downloads, registry
 
     print(f"{entry.title}\n{entry.home}\nTerms of use: {entry.terms}")
-    if entry.sign_at:
-        print(f"\nIt is not downloaded by jaxalign. Sign the agreement at {entry.sign_at}, and download from there:")
+    folder = Path(values["to"]) / entry.name
+    if entry.is_by_hand:
+        from_where = f"Sign the agreement at {entry.sign_at}" if entry.sign_at else f"Go to {entry.home}"
+        print(f"\nIt is not downloaded by jaxalign. {from_where}, download from there, and place below {folder}:")
         for name in entry.needs:
             print(f"  {name}")
-        print(f"Then set dataset.path to the folder, as in dataset={entry.name} dataset.path=FOLDER.")
+        print(f"Then read it with {entry.read_by(folder)}.")
         return
     patience = _patience(values)
     files = [*entry.files]
     for listing in entry.listings:
-        files += registry.listed(listing, lambda url: downloads.get(url, patience, entry.home))
+        files += registry.listed(
+            listing,
+            lambda url: downloads.get(url, patience, entry.home),
+            lambda url: downloads.name_and_size(url, patience, entry.home),
+        )
     files = _selected(files, as_list(values["files"]))
     unknown = sum(file.size is None for file in files)
     size = sum(file.size or 0 for file in files)
@@ -68,7 +74,6 @@ def _fetch(entry: Entry, values: dict[str, str]) -> None:
             shown = "?" if file.size is None else f"{file.size:,}"
             print(f"  {shown:>16s} bytes  {'hash known' if file.sha256 or file.md5 else 'no hash':10s}  {file.name}")
         return
-    folder = Path(values["to"]) / entry.name
     with downloads.alone_in(folder):
         failed = _download(files, folder, patience, entry.home)
     if failed:
@@ -76,7 +81,10 @@ def _fetch(entry: Entry, values: dict[str, str]) -> None:
         raise DataError(
             f"{len(failed)} of {len(files)} files were not fetched: {names}. First: {next(iter(failed.values()))}"
         )
-    print(f"All {len(files)} files are in {folder}.")
+    print(
+        f"All {len(files)} files are in {folder}."
+        + (f" Read it with {read}." if (read := entry.read_by(folder)) else "")
+    )
 
 
 def _patience(values: dict[str, str]) -> Patience:
@@ -120,7 +128,26 @@ def _download(files: list[RemoteFile], folder: Path, patience: Patience, page: s
         target = folder / file.name
         note = "" if file.sha256 or file.md5 else f", no published hash, sha256 {downloads.content_hash(target)}"
         print(f"  {'fetched' if is_new else 'there':8s} {file.name} ({target.stat().st_size:,} bytes{note})")
+        try:
+            _unpack(target, folder)
+        except DataError as error:
+            failed[file.name] = error
+            print(f"  failed   {file.name}: {error}")
     return failed
+
+
+def _unpack(target: Path, folder: Path) -> None:
+    """Unpack a file that is an archive, since nothing reads inside of archives."""
+    from jaxalign.sources import archives
+
+    if not archives.is_archive(target.name):
+        return
+    found = archives.unpack(target)
+    into = found.folder.relative_to(folder)
+    if found.is_locked:
+        print(f"  packed   {target.name} has a password: unpack its {found.n_files} files by hand into {found.folder}")
+    elif found.n_new:
+        print(f"  unpacked {found.n_new} of {found.n_files} files into {into}")
 
 
 def _with_bar(file: RemoteFile, folder: Path, patience: Patience, page: str) -> bool:

@@ -66,13 +66,37 @@ def get(url: str, patience: Patience | None = None, page: str = "") -> bytes:
     Raises:
         DataError: if the server does not answer, or says no.
     """
-    patience = patience or Patience()
+    remedy = f"It lists the files of the data set: look at the page of the data set{_at(page)}."
+    return bytes(_answered(url, patience or Patience(), remedy, lambda answer: answer.read()))
+
+
+def name_and_size(url: str, patience: Patience | None = None, page: str = "") -> tuple[str, int | None]:
+    """What the server calls the file at an address, and its bytes where it says; the file is not read.
+
+    Args:
+        url: of the file.
+        patience: how long to wait.
+        page: of the data set, for messages.
+    Raises:
+        DataError: if the server does not answer, says no, or names no file.
+    """
+    by_hand = f"Download the files by hand from the page of the data set{_at(page)}."
+    headers = _answered(url, patience or Patience(), by_hand, lambda answer: answer.headers)
+    name, length = headers.get_filename(), headers.get("Content-Length", "")
+    if not name:
+        raise DataError(
+            f"{url} does not name its file (no Content-Disposition), so it is not known what it is. {by_hand}"
+        )
+    return str(name), int(length) if length.isdecimal() else None
+
+
+def _answered(url: str, patience: Patience, remedy: str, take: Callable[[Any], Any]) -> Any:
+    """What `take` makes of the answer at an address, after as many tries as it needs."""
     for attempt in range(patience.n_tries):
         try:
             with _open(url, {}, patience.timeout_s) as answer:
-                return bytes(answer.read())
+                return take(answer)
         except (OSError, http.client.HTTPException) as error:
-            remedy = f"It lists the files of the data set: look at the page of the data set{_at(page)}."
             _give_up_if(error, url, attempt + 1 >= patience.n_tries, remedy)
     raise AssertionError("the last try raises")
 

@@ -37,12 +37,13 @@ def is_hdf5(path: Path) -> bool:
     return start[:8] == HDF5 or start[512:520] == HDF5
 
 
-def find_folder(path: str, needs: str = "") -> Path:
+def find_folder(path: str, needs: str = "", inner: str = "") -> Path:
     """A folder of a data set: as given, or under the first data folder that has it.
 
     Args:
         path: absolute, or relative to here or a data folder.
         needs: a pattern of which the folder must hold at least one file.
+        inner: folder within it that may hold them instead, as `jaxalign fetch` makes one per data set.
     Raises:
         DataError: if it is nowhere, or holds other files; says what was looked for and what was found.
     """
@@ -55,6 +56,8 @@ def find_folder(path: str, needs: str = "") -> Path:
         raise DataError(
             f"The folder {path} was not found. Looked for {looked}. Give its path, or set JAXALIGN_DATA to the folder that holds it."
         )
+    if needs and inner and not any(found.glob(needs)) and any((found / inner).glob(needs)):
+        return found / inner
     if needs and not any(found.glob(needs)):
         raise DataError(
             f"{found.resolve()} holds no {needs}. It holds {holds(found)}. Give the folder of the data set."

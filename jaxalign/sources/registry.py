@@ -15,7 +15,7 @@ import yaml
 from jaxalign.errors import DataError, nearest
 
 REGISTRY = Path(__file__).with_name("registry.yaml")
-ENTRY = {"title", "home", "terms", "sign_at", "needs", "files", "listings"}
+ENTRY = {"title", "home", "terms", "sign_at", "needs", "read", "files", "listings"}
 N_PAGES = 1000
 """Pages of a listing at most: a server that always names a next page does not keep us for ever."""
 
@@ -49,20 +49,24 @@ class Listing:
     """A server that lists files.
 
     Attributes:
-        kind: "osf" (API of the Open Science Framework) or "s3" (public bucket).
-        url: of the API's first page, or of the bucket.
+        kind: "osf" (API of the Open Science Framework), "s3" (public bucket) or "named" (addresses whose answers name
+            their files).
+        url: of the API's first page, or of the bucket, or what addresses begin with.
         prefix: of the keys in a bucket.
         folder: below the data set's folder.
+        ids: with which the named addresses end.
     """
 
     kind: str
     url: str
     prefix: str = ""
     folder: str = ""
+    ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in ("osf", "s3"):
-            raise DataError(f"The registry has a listing of kind {self.kind!r}: osf and s3 are known.")
+        object.__setattr__(self, "ids", tuple(map(str, self.ids)))
+        if self.kind not in ("osf", "s3", "named"):
+            raise DataError(f"The registry has a listing of kind {self.kind!r}: osf, s3 and named are known.")
         _check_address(self.url)
 
 
@@ -75,6 +79,7 @@ class Entry:
         title, home, terms: what it is, its page, and its terms of use.
         sign_at: where an agreement has to be signed first; it is then not downloaded.
         needs: files that jaxalign reads, where it is not downloaded.
+        read: words of the command that read it; FOLDER stands for where it is.
         files: that are known.
         listings: of files that servers know.
     """
@@ -85,8 +90,22 @@ class Entry:
     terms: str
     sign_at: str = ""
     needs: tuple[str, ...] = ()
+    read: str = ""
     files: tuple[RemoteFile, ...] = ()
     listings: tuple[Listing, ...] = ()
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether people download it themselves: an agreement comes first, or no address is known."""
+        return bool(self.sign_at) or not (self.files or self.listings)
+
+    def read_by(self, folder: Path) -> str:
+        """Words of the command that read it.
+
+        Args:
+            folder: where it is.
+        """
+        return self.read.replace("FOLDER", str(folder))
 
 
 def read_registry(path: Path = REGISTRY) -> dict[str, Entry]:
@@ -107,15 +126,23 @@ def read_registry(path: Path = REGISTRY) -> dict[str, Entry]:
         raise DataError(f"{path} is no registry of data sets: {first}.") from error
 
 
-def listed(listing: Listing, get: Callable[[str], bytes]) -> list[RemoteFile]:
+NameAndSize = Callable[[str], tuple[str, int | None]]
+"""From an address to the name and the bytes of the file there, which it does not bring; None where nobody says."""
+
+
+def listed(listing: Listing, get: Callable[[str], bytes], named: NameAndSize | None = None) -> list[RemoteFile]:
     """Files that a server lists, with their sizes and, on OSF, their sha256.
 
     Args:
         listing: which server.
         get: function from an address to what is there.
+        named: function from an address to name and bytes of its file, for a listing of that kind.
     Raises:
         DataError: if the server answers something else.
     """
+    if listing.kind == "named":
+        assert named is not None
+        return [_named(f"{listing.url}{one}", listing, named) for one in listing.ids]
     try:
         found = list(_osf(listing, get) if listing.kind == "osf" else _s3(listing, get))
     except (ValueError, KeyError, TypeError, AttributeError, ElementTree.ParseError) as error:
@@ -139,7 +166,8 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
     )
     listings = tuple(Listing(**one) for one in values.get("listings") or ())
     texts = (str(values["title"]), str(values["home"]), str(values["terms"]).strip())
-    return Entry(name, *texts, values.get("sign_at") or "", tuple(values.get("needs") or ()), files, listings)
+    by_hand = (values.get("sign_at") or "", tuple(values.get("needs") or ()), str(values.get("read") or ""))
+    return Entry(name, *texts, *by_hand, files, listings)
 
 
 def _check_address(url: str) -> None:
@@ -152,6 +180,11 @@ def _check_address(url: str) -> None:
 
 def _below(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
+
+
+def _named(url: str, listing: Listing, named: NameAndSize) -> RemoteFile:
+    name, size = named(url)
+    return RemoteFile(_below(listing.folder, name), url, size)
 
 
 def _osf(listing: Listing, get: Callable[[str], bytes]) -> Iterator[RemoteFile]:

@@ -31,7 +31,7 @@ class Alice:
 
     Attributes:
         name: data set name in the table.
-        folder: of the data set.
+        folder: of the data set, or the one that was given to `jaxalign fetch`.
         subjects: such as S01; empty takes those of `group`.
         group: "use" (33 people of the paper), "lowperf", "highnoise" of datasets.mat, or "all".
         segments: "word" or "sentence" (from its first word's onset to its last word's offset).
@@ -94,7 +94,7 @@ class Alice:
             ConfigError: if an option or a step does not fit the data.
             DataError: if a file or a segment is missing, times disagree, or the responses cannot be used.
         """
-        folder = find_folder(self.folder, "S*.mat")
+        folder = find_folder(self.folder, "S*.mat", "alice")
         words = self.words(folder)
         return [self._recording(folder, subject, words) for subject in self._subjects(folder)]
 
@@ -198,7 +198,7 @@ class Ds004408:
 
     Attributes:
         name: data set name in the table.
-        folder: root of the data set.
+        folder: root of the data set, or the folder that was given to `jaxalign fetch`.
         subjects: labels without "sub-"; all when empty.
         runs: labels of runs; all when empty.
         session, task: labels.
@@ -270,7 +270,7 @@ class Ds004408:
             ConfigError: if mne-bids is not installed, or an option or a step does not fit the data.
             DataError: if a file is missing, times disagree with the recording, or the responses cannot be used.
         """
-        root = find_folder(self.folder, "sub-*")
+        root = find_folder(self.folder, "sub-*", "ds004408")
         return [
             self._recording(root, name) for name in bids.chosen_labels(root, "sub", self.subjects, "dataset.subjects")
         ]

@@ -31,6 +31,15 @@ from jaxalign.sources.times import binned
 
 DATA = "preprocessed_eeg_data"
 
+INNER = (
+    "preprocessed",
+    "things_eeg2/preprocessed",
+    "preprocessed_data",
+    "eeg_dataset/preprocessed_data",
+    "Preprocessed_data_250Hz",
+)
+"""Folders that may hold the subjects: those that `jaxalign fetch` makes, and those of the releases."""
+
 PARTITIONS = ("none", "sessions")
 
 MERGED = (
@@ -63,7 +72,7 @@ class ThingsEeg2:
 
     Attributes:
         name: data set name in the table.
-        path: folder that holds sub-01, sub-02 ..., or the project's folder above it.
+        path: folder that holds sub-01, sub-02 ..., the project's folder above it, or the one given to `jaxalign fetch`.
         images: image_metadata.npy, or its folder; empty looks near the data. Stimulus ids are the image files' names
             without suffix, as a folder of images names them; without the file they are condition numbers.
         subjects: "01", "02" ...; all when empty.
@@ -103,8 +112,7 @@ class ThingsEeg2:
         """
         if checked_choice(self.partition, PARTITIONS, "dataset.partition") == "sessions":
             raise ConfigError(MERGED)
-        inner = ("preprocessed_data", "eeg_dataset/preprocessed_data", "Preprocessed_data_250Hz")
-        folders = subject_folders(self.path, self.subjects, inner, "preprocessed_eeg_*.npy")
+        folders = subject_folders(self.path, self.subjects, INNER, "preprocessed_eeg_*.npy")
         images = read_images(self.images, next(iter(folders.values())))
         return [self._recording(subject, folder, images) for subject, folder in folders.items()]
 

@@ -29,6 +29,9 @@ IMAGES_PER_CONCEPT = 10
 
 METADATA = "image_metadata.npy"
 
+IMAGE_FOLDERS = ("", "images", "things_eeg2/images", "image_set", "images_set", "stimuli")
+"""Where that file may be, seen from a folder above the subjects; `jaxalign fetch` makes the second and third."""
+
 _SLACK = 1e-3  # of a sample: above the rounding of times
 
 
@@ -120,8 +123,10 @@ def subject_folders(path: str, subjects: Sequence[str], inner: Sequence[str], pa
 
 
 def _nested(folder: Path, pattern: str) -> Path | None:
-    """The folder that has the files: archives unpack into a folder of their own name, and sub-01/sub-01 comes of it."""
-    return next((one for one in (folder, folder / folder.name) if any(one.glob(pattern))), None)
+    """The folder that has the files: this one or, since archives have folders inside, one of its name or the only one."""
+    inside = [one for one in sorted(folder.iterdir()) if one.is_dir() and any(one.glob(pattern))]
+    same = [one for one in (folder, folder / folder.name) if any(one.glob(pattern))]
+    return next(iter(same or (inside if len(inside) == 1 else ())), None)
 
 
 def _chosen(held: dict[str, Path], subjects: Sequence[str], place: Path) -> dict[str, Path]:
@@ -224,7 +229,7 @@ def _metadata_path(setting: str, folder: Path) -> Path | None:
             raise DataError(f"dataset.images={setting} is no file. Give {METADATA}, or leave it empty.")
         return path
     above = [folder, *folder.parents[:4]]
-    places = [one / name / METADATA for one in above for name in ("", "image_set", "images_set", "stimuli")]
+    places = [one / name / METADATA for one in above for name in IMAGE_FOLDERS]
     return next((place for place in places if place.is_file()), None)
 
 

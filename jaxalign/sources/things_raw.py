@@ -72,7 +72,7 @@ class ThingsEeg2Raw:
 
     Attributes:
         name: data set name in the table.
-        path: folder that holds sub-01, sub-02 ..., or the project's folder above it.
+        path: folder that holds sub-01, sub-02 ..., the project's folder above it, or the one given to `jaxalign fetch`.
         images: image_metadata.npy, or its folder; empty looks near the data. Stimulus ids are the image files' names
             without suffix; without the file they are condition numbers.
         subjects: "01", "02" ...; all when empty.
@@ -128,7 +128,7 @@ class ThingsEeg2Raw:
         checked_choice(self.partition, PARTITIONS, "dataset.partition")
         if not self.sfreq_hz > 0:
             raise ConfigError(f"dataset.sfreq_hz={self.sfreq_hz} is no rate: 100 as published, or 250.")
-        inner = ("raw_data", "eeg_dataset/raw_data", "Raw_data")
+        inner = ("things_eeg2_raw", "raw_data", "things_eeg2_raw/raw_data", "eeg_dataset/raw_data", "Raw_data")
         folders = subject_folders(self.path, self.subjects, inner, "ses-*/raw_eeg_*.npy")
         images = read_images(self.images, next(iter(folders.values())))
         return [self._recording(subject, folder, images) for subject, folder in folders.items()]
