@@ -98,7 +98,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
-        self.send_header("Content-Length", str(len(body)))
+        if not what.get("no_length"):
+            self.send_header("Content-Length", str(len(body)))
+        if "accept" in what:
+            self.send_header("Accept-Ranges", what["accept"])
         self.send_header("ETag", server.tag)
         self.end_headers()
         n = what.get("bytes", len(body))
@@ -106,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         if "stall" in what:
             server.release.wait(what["stall"])
-        if n < len(body):
+        if n < len(body) or what.get("no_length"):
             self.close_connection = True
 
 
@@ -216,6 +219,52 @@ def test_a_server_without_ranges_starts_anew(server, tmp_path):
     server.behave = {"no_ranges": True}
     assert fetch_file(remote(server), tmp_path, nothing, SOON)
     assert (tmp_path / "a/x.bin").read_bytes() == CONTENT
+
+
+FROM_THERE, ANEW = "the same command goes on from there", "so the same command starts anew"
+
+
+@pytest.mark.parametrize(
+    ("behave", "asked", "said"),
+    [
+        ({"no_ranges": True, "bytes": 1000}, 3, ANEW),
+        ({"accept": "none", "bytes": 1000, "then": {"status": 404}}, 2, ANEW),
+        ({"accept": "bytes", "bytes": 1000, "then": {"status": 404}}, 2, FROM_THERE),
+        ({"bytes": 1000, "then": {"bytes": 1000, "then": {"status": 404}}}, 3, FROM_THERE),
+        ({"bytes": 1000, "then": {"status": 404}}, 2, f"{FROM_THERE} if the server sends parts of files, and starts anew if not"),
+    ],
+)  # fmt: skip
+def test_what_the_next_command_will_do_is_told_as_far_as_it_is_known(server, tmp_path, behave, asked, said):
+    server.behave = behave
+    with pytest.raises(DataError, match=rf"bytes are kept in .*x\.bin\.part; .*{said}\."):
+        fetch_file(remote(server), tmp_path, nothing, SOON)
+    assert len(server.asked) == asked
+    server.behave = {"no_ranges": said == ANEW}
+    assert fetch_file(remote(server), tmp_path, nothing, SOON) and (tmp_path / "a/x.bin").read_bytes() == CONTENT
+
+
+def test_another_version_of_the_file_says_nothing_of_ranges(server, tmp_path):
+    part = tmp_path / "a/x.bin.part"
+    part.parent.mkdir()
+    part.write_bytes(CONTENT[:5000])
+    part.with_name("x.bin.part.etag").write_text('"v0"')
+    server.behave = {"bytes": 6000, "then": {"status": 404}}
+    with pytest.raises(DataError, match=f"6000 bytes are kept in .*; {FROM_THERE} if the server sends parts"):
+        fetch_file(remote(server), tmp_path, nothing, SOON)
+
+
+def test_a_file_that_nothing_is_known_of_is_told_to_be_unchecked(own, server, capsys):
+    server.behave = {"then": {"no_length": True, "bytes": 300_000}}
+    assert commands.main(["fetch", "dataset=mine", *own]) == 0
+    said = capsys.readouterr().out
+    unchecked = ", and no size: whether it is whole could not be checked)"
+    assert said.count(unchecked) == 1 and re.search(rf"fetched  b\.bin \(300,000 bytes, no published hash.*{re.escape(unchecked)}", said)  # fmt: skip
+
+
+def test_a_file_of_which_the_server_says_the_size_is_not_told_to_be_unchecked(own, capsys):
+    assert commands.main(["fetch", "dataset=mine", *own]) == 0
+    said = capsys.readouterr().out
+    assert f"no published hash, sha256 {SHA256})" in said and "could not be checked" not in said
 
 
 @pytest.mark.parametrize("n_bytes", [len(CONTENT), len(CONTENT) + 5])

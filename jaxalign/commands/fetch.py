@@ -120,13 +120,14 @@ def _download(files: list[RemoteFile], folder: Path, patience: Patience, page: s
     failed: dict[str, DataError] = {}
     for file in files:
         try:
-            is_new = _with_bar(file, folder, patience, page)
+            is_new, is_sized = _with_bar(file, folder, patience, page)
         except DataError as error:
             failed[file.name] = error
             print(f"  failed   {file.name}: {error}")
             continue
         target = folder / file.name
         note = "" if file.sha256 or file.md5 else f", no published hash, sha256 {downloads.content_hash(target)}"
+        note += "" if note == "" or is_sized else ", and no size: whether it is whole could not be checked"
         print(f"  {'fetched' if is_new else 'there':8s} {file.name} ({target.stat().st_size:,} bytes{note})")
         try:
             _unpack(target, folder)
@@ -150,8 +151,8 @@ def _unpack(target: Path, folder: Path) -> None:
         print(f"  unpacked {found.n_new} of {found.n_files} files into {into}")
 
 
-def _with_bar(file: RemoteFile, folder: Path, patience: Patience, page: str) -> bool:
-    """Fetch a file under a progress bar, where somebody looks. -> False where it was there already"""
+def _with_bar(file: RemoteFile, folder: Path, patience: Patience, page: str) -> tuple[bool, bool]:
+    """Fetch a file under a progress bar, where somebody looks. -> whether it is new, and whether its size was known"""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -161,8 +162,11 @@ def _with_bar(file: RemoteFile, folder: Path, patience: Patience, page: str) -> 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
         bar = bars.add_task(file.name, total=file.size)
-        return downloads.fetch_file(file, folder, partial(_show, bars, bar), patience, page)
+        totals: list[int | None] = [file.size]
+        is_new = downloads.fetch_file(file, folder, partial(_show, bars, bar, totals), patience, page)
+        return is_new, totals[-1] is not None
 
 
-def _show(bars: Any, bar: Any, done: int, total: int | None) -> None:
+def _show(bars: Any, bar: Any, totals: list[int | None], done: int, total: int | None) -> None:
+    totals[:] = [total]
     bars.update(bar, completed=done, total=total)

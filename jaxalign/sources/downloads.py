@@ -184,15 +184,20 @@ def content_hash(path: Path) -> str:
     return str(pooch.file_hash(str(path), alg="sha256"))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Resuming:
-    """A downloader for pooch, which itself starts again from nothing."""
+    """A downloader for pooch, which itself starts again from nothing.
+
+    Attributes:
+        sends_parts: whether the server sends the rest of a file; None until it is known.
+    """
 
     file: RemoteFile
     target: Path
     progress: Progress
     patience: Patience
     page: str
+    sends_parts: bool | None = None
 
     def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> bool | None:
         part = self.target.with_name(self.target.name + PART)
@@ -206,9 +211,7 @@ class _Resuming:
             except (OSError, http.client.HTTPException) as error:
                 problem = error
             n_idle = 0 if _size(part) > before else n_idle + 1
-            kept = (
-                f" {_size(part)} bytes are kept in {part}; the same command goes on from there." if _size(part) else ""
-            )
+            kept = f" {_size(part)} bytes are kept in {part}; {_NEXT[self.sends_parts]}." if _size(part) else ""
             if problem is not None:
                 _give_up_if(problem, url, n_idle >= self.patience.n_tries, self._by_hand(), kept)
             elif n_idle >= self.patience.n_tries:
@@ -255,6 +258,7 @@ class _Resuming:
             _discard(part)
             return False
         with answer:
+            self.sends_parts = _sends_parts(answer, start, version, self.sends_parts)
             return self._take(answer, part, start)
 
     def _take(self, answer: Any, part: Path, start: int) -> bool:
@@ -288,6 +292,25 @@ class _Resuming:
             raise DataError(
                 f"{self.file.name} needs {total - start} more bytes, and {part.parent} has {free} free: make room, or name another folder (to=FOLDER)."
             )
+
+
+_NEXT = {
+    True: "the same command goes on from there",
+    False: "the server sends files from their start only, so the same command starts anew",
+    None: "the same command goes on from there if the server sends parts of files, and starts anew if not",
+}
+"""What the next command will do, by what is known of the server."""
+
+
+def _sends_parts(answer: Any, start: int, version: str, before: bool | None) -> bool | None:
+    """Whether a server sends the rest of a file, by its answer to a request from byte `start` on; None if unknown."""
+    says = answer.headers.get("Accept-Ranges", "").strip().lower()
+    if answer.status == 206:
+        return True
+    is_same = version in ("", answer.headers.get("ETag", ""))  # else it is whole because the file is another one
+    if says == "none" or (start and is_same):
+        return False
+    return True if says == "bytes" else before
 
 
 def _open(url: str, headers: dict[str, str], timeout_s: float) -> Any:
