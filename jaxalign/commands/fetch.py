@@ -1,4 +1,4 @@
-"""`jaxalign fetch dataset=NAME`: the files of a published data set, unpacked, with its terms of use; goes on where it stopped."""
+"""`jaxalign fetch dataset=NAME`: a published data set, unpacked, with its terms of use; goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -78,8 +78,9 @@ def _fetch(entry: Entry, values: dict[str, str]) -> None:
         failed = _download(files, folder, patience, entry.home)
     if failed:
         names = ", ".join(list(failed)[:3])
+        what = "fetched or unpacked" if any((folder / name).exists() for name in failed) else "fetched"
         raise DataError(
-            f"{len(failed)} of {len(files)} files were not fetched: {names}. First: {next(iter(failed.values()))}"
+            f"{len(failed)} of {len(files)} files were not {what}: {names}. First: {next(iter(failed.values()))}"
         )
     print(
         f"All {len(files)} files are in {folder}."

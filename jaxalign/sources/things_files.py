@@ -123,7 +123,7 @@ def subject_folders(path: str, subjects: Sequence[str], inner: Sequence[str], pa
 
 
 def _nested(folder: Path, pattern: str) -> Path | None:
-    """The folder that has the files: this one or, since archives have folders inside, one of its name or the only one."""
+    """The folder that has the files: this one or, as archives have folders inside, one of its name or the only one."""
     inside = [one for one in sorted(folder.iterdir()) if one.is_dir() and any(one.glob(pattern))]
     same = [one for one in (folder, folder / folder.name) if any(one.glob(pattern))]
     return next(iter(same or (inside if len(inside) == 1 else ())), None)
