@@ -141,6 +141,15 @@ def test_a_range_is_drawn_and_never_divides(execute, rng, planted):
         assert summary["findings"][0]["ceiling"]["is_divided"] is False
 
 
+def test_subjects_bound_a_model_of_what_they_share(execute, rng, planted):
+    units, signal = planted
+    brain = [subject(rng, signal, 1, 1.0 + index / 2, name=f"0{index}") for index in range(3)]
+    rows, found, _ = execute(inputs_of(brain, [units]), request(RIDGE, [ceiling.CROSS_SUBJECT]))
+    real = rows[(rows["channel"] != "C2") & (rows["statistic"] == "pearson_r")]
+    assert found["divides"].all() and real["is_ceiling_above_chance"].all()
+    assert real.groupby("subject", observed=True)["value_normalised"].mean().to_numpy() == pytest.approx(1, abs=0.02)
+
+
 def test_correlations_are_taken_inside_the_folds_that_score(execute, rng, planted):
     """What differs between folds is no signal inside them: the ceiling says so as the score does."""
     units, _ = planted

@@ -340,6 +340,31 @@ def test_subjects_left_out_equal_the_definition(rng):
         ceiling.leave_one_subject_out_responses(responses[:1])
 
 
+@pytest.mark.parametrize("n_subjects", [2, 3, 6])
+def test_a_model_of_what_subjects_share_reaches_the_cross_subject_ceiling(rng, n_subjects):
+    """Subjects of different noise; with two, only their mean ceiling can be told."""
+    shared = rng.standard_normal((20_000, 1))
+    spread = np.linspace(0.5, 3, n_subjects)[:, None, None]
+    responses = shared + spread * rng.standard_normal((n_subjects, 20_000, 1))
+    bound, agreement = ceiling.cross_subject(responses)
+    reached = [oracles.pearson(shared[:, 0], one[:, 0]) for one in responses]
+    expected = [np.sqrt(np.prod(reached))] * 2 if n_subjects == 2 else reached
+    np.testing.assert_allclose(bound[:, 0], expected, atol=0.03)
+    pairs = [oracles.pearson(responses[0, :, 0], one[:, 0]) for one in responses[1:]]
+    assert agreement[0, 0] == pytest.approx(np.mean(pairs), abs=1e-12)
+    if n_subjects == 3:
+        r01, r02, r12 = (oracles.pearson(responses[a, :, 0], responses[b, :, 0]) for a, b in ((0, 1), (0, 2), (1, 2)))
+        assert bound[0, 0] == pytest.approx(np.sqrt(r01 * r02 / r12), abs=1e-12)
+
+
+def test_subjects_that_do_not_agree_have_no_cross_subject_ceiling(rng):
+    first = rng.standard_normal((50, 2))
+    bound, agreement = ceiling.cross_subject(np.stack([first, -first, rng.standard_normal((50, 2))]))
+    assert np.isnan(bound[:2]).all() and (agreement[:2] < 0.3).all()
+    with pytest.raises(ValueError, match="1 subjects with 50 stimuli"):
+        ceiling.cross_subject(first[None])
+
+
 @pytest.mark.parametrize(
     "recipe", [ceiling.ncsnr, ceiling.explainable_variance, lambda trials: ceiling.half_split_bounds(trials, 2, 0)]
 )

@@ -13,6 +13,7 @@ NCSNR = "ncsnr"
 NCSNR_GIVEN = "ncsnr_given"
 EXPLAINABLE_VARIANCE = "explainable_variance"
 LEAVE_ONE_SUBJECT_OUT_RESPONSES = "leave_one_subject_out_responses"
+CROSS_SUBJECT = "cross_subject_triads_sqrt"
 AUTO = "auto"
 OF_RESPONSES = (
     SPLIT_HALF,
@@ -21,6 +22,7 @@ OF_RESPONSES = (
     NCSNR_GIVEN,
     EXPLAINABLE_VARIANCE,
     LEAVE_ONE_SUBJECT_OUT_RESPONSES,
+    CROSS_SUBJECT,
 )
 """Recipes for scores of responses; those of RDMs are in `rdm_ceilings.OF_RDMS`."""
 
@@ -199,6 +201,43 @@ def leave_one_subject_out_responses(responses: np.ndarray, *, folds: Folds = Non
     low = np.stack([_in_folds(one, total - one, folds) for one in unit])
     high = np.stack([_in_folds(one, total, folds) for one in unit])
     return low, high
+
+
+def cross_subject(responses: np.ndarray, *, folds: Folds = None) -> tuple[np.ndarray, np.ndarray]:
+    """What a perfect model of the responses that all subjects share reaches in each of them, from how subjects correlate.
+
+    Where subjects agree by what they share alone, the correlation of two is the product of their ceilings, so that
+    three give each: c_s^2 = r_st r_su / r_tu, summed over all pairs t, u of the others. Two give the root of their r.
+
+    Args:
+        responses: (n_subjects, n_stimuli, ...) of the same stimuli.
+        folds: rows of each test fold; all at once by default.
+    Returns:
+        ceiling (n_subjects, ...), NaN where subjects do not agree; and the mean correlation of each subject with the
+        others (n_subjects, ...), to be held against chance by `z_of_r`. Both hold only where a channel means the same in all.
+    Raises:
+        ValueError: with fewer than 2 subjects or 3 stimuli.
+    Source: Spearman 1904, American Journal of Psychology 15:201 (one factor).
+    """
+    n_subjects, n_stimuli = responses.shape[:2]
+    if n_subjects < 2 or n_stimuli < 3:
+        raise ValueError(f"{n_subjects} subjects with {n_stimuli} stimuli: 2 subjects and 3 stimuli are needed.")
+    wide = responses.astype(np.float64)
+    r = np.zeros((n_subjects, n_subjects, *responses.shape[2:]))
+    for one in range(n_subjects):
+        for other in range(one):
+            r[one, other] = r[other, one] = _in_folds(wide[one], wide[other], folds)
+    with_others = r.sum(1)
+    if n_subjects == 2:
+        squared = with_others
+    else:
+        products = (with_others**2 - (r**2).sum(1)) / 2
+        among_others = r.sum((0, 1)) / 2 - with_others
+        with np.errstate(invalid="ignore", divide="ignore"):
+            squared = np.where(among_others > 0, products / among_others, np.nan)
+    mean = with_others / (n_subjects - 1)
+    is_fine = (squared > 0) & (mean > 0)
+    return np.sqrt(np.where(is_fine, squared, np.nan)), mean
 
 
 def _check_repeated(trials: np.ndarray, what: str) -> None:

@@ -159,6 +159,13 @@ def _other_subjects(
     return low, high, ceiling.z_of_r(low, scored.sizes)
 
 
+def _cross_subject(
+    responses: np.ndarray, scored: _Scored, run: RunConfig, subject: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    bound, agreement = ceiling.cross_subject(responses, folds=scored.folds)
+    return bound, bound, ceiling.z_of_r(agreement, scored.sizes)
+
+
 RESPONSES: Mapping[str, _Recipe] = {
     ceiling.SPLIT_HALF: _Recipe(_split_half, divides=True, of_r2=ceiling.SPLIT_HALF_RELIABILITY),
     ceiling.HALF_SPLIT_BOUNDS: _Recipe(_low_up, divides=False),
@@ -166,6 +173,7 @@ RESPONSES: Mapping[str, _Recipe] = {
     ceiling.NCSNR_GIVEN: _Recipe(_ncsnr_given, divides=True, of_r2=ceiling.NCSNR_GIVEN, takes="ncsnr"),
     ceiling.EXPLAINABLE_VARIANCE: _Recipe(_explainable, divides=True, of_r2=ceiling.EXPLAINABLE_VARIANCE),
     ceiling.LEAVE_ONE_SUBJECT_OUT_RESPONSES: _Recipe(_other_subjects, divides=False, takes="responses"),
+    ceiling.CROSS_SUBJECT: _Recipe(_cross_subject, divides=True, of_r2=ceiling.CROSS_SUBJECT, takes="responses"),
 }
 """Recipes for scores of responses, target by target."""
 
