@@ -12,22 +12,22 @@ import pyarrow.parquet as pq
 
 from jaxalign.errors import DataError
 from jaxalign.results.files import replacing
+from jaxalign.results.table import WORD, to_table
 
 CEILINGS_FILE = "ceilings.parquet"
 
-_WORD = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [
-        ("dataset", _WORD),
-        ("subject", _WORD),
-        ("metric", _WORD),
-        ("statistic", _WORD),
-        ("channel", _WORD),
+        ("dataset", WORD),
+        ("subject", WORD),
+        ("metric", WORD),
+        ("statistic", WORD),
+        ("channel", WORD),
         ("time_start_s", pa.float32()),
         ("time_stop_s", pa.float32()),
-        ("recipe", _WORD),
-        ("level", _WORD),
-        ("folds", _WORD),
+        ("recipe", WORD),
+        ("level", WORD),
+        ("folds", WORD),
         ("n_stimuli", pa.int32()),
         ("n_repetitions", pa.float32()),
         ("low", pa.float32()),
@@ -49,18 +49,7 @@ def write(parts: Iterable[dict[str, Any]], path: Path) -> None:
     """
     with replacing(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
         for part in parts:
-            writer.write_table(_to_table(part))
-
-
-def _to_table(columns: dict[str, Any]) -> pa.Table:
-    n_rows = len(columns["low"])
-    arrays = []
-    for field in SCHEMA:
-        column = columns[field.name]
-        column = [column] * n_rows if isinstance(column, str | int | float | bool) else list(column)
-        is_word = pa.types.is_dictionary(field.type)
-        arrays.append(pa.array(column, pa.string()).dictionary_encode() if is_word else pa.array(column, field.type))
-    return pa.table(arrays, schema=SCHEMA)
+            writer.write_table(to_table(part, SCHEMA, "low"))
 
 
 def load_ceilings(folder: str | Path) -> pd.DataFrame:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from jaxalign.errors import ConfigError, DataError, nearest
 from jaxalign.results.files import replacing
 
-_WORD = pa.dictionary(pa.int32(), pa.string())
+WORD = pa.dictionary(pa.int32(), pa.string())
+"""Type of a column of words, each kept once."""
 
 KEYS = (
     "dataset", "subject", "model", "revision", "layer", "layer_depth", "pooling", "metric", "statistic",
@@ -26,24 +27,24 @@ KEYS = (
 
 SCHEMA = pa.schema(
     [
-        ("dataset", _WORD),
-        ("subject", _WORD),
-        ("model", _WORD),
-        ("revision", _WORD),
-        ("layer", _WORD),
+        ("dataset", WORD),
+        ("subject", WORD),
+        ("model", WORD),
+        ("revision", WORD),
+        ("layer", WORD),
         ("layer_depth", pa.float32()),
-        ("pooling", _WORD),
-        ("metric", _WORD),
-        ("statistic", _WORD),
-        ("channel", _WORD),
+        ("pooling", WORD),
+        ("metric", WORD),
+        ("statistic", WORD),
+        ("channel", WORD),
         ("time_start_s", pa.float32()),
         ("time_stop_s", pa.float32()),
-        ("unit_id", _WORD),
+        ("unit_id", WORD),
         ("value", pa.float32()),
         ("z", pa.float32()),
         ("ceiling_low", pa.float32()),
         ("ceiling_high", pa.float32()),
-        ("ceiling_recipe", _WORD),
+        ("ceiling_recipe", WORD),
         ("is_ceiling_above_chance", pa.bool_()),
         ("value_normalised", pa.float32()),
         ("n_stimuli", pa.int32()),
@@ -53,17 +54,17 @@ SCHEMA = pa.schema(
         ("p", pa.float32()),
         ("p_floor", pa.float32()),
         ("p_corrected", pa.float32()),
-        ("family_id", _WORD),
+        ("family_id", WORD),
         ("family_size", pa.int32()),
         ("family_complete", pa.bool_()),
         ("fold_values", pa.list_(pa.float32())),
         ("alpha", pa.float32()),
         ("alpha_edge", pa.int8()),
         ("validation", pa.float32()),
-        ("solver", _WORD),
-        ("precision", _WORD),
-        ("tile", _WORD),
-        ("status", _WORD),
+        ("solver", WORD),
+        ("precision", WORD),
+        ("tile", WORD),
+        ("status", WORD),
         ("is_simulated", pa.bool_()),
     ]
 )
@@ -73,21 +74,21 @@ SCORES_FILE = "scores.parquet"
 SUMMARY_FILE = "summary.json"
 
 
-def to_table(columns: dict[str, Any]) -> pa.Table:
-    """Rows of one unit as an Arrow table of the schema; a single value is repeated over the rows."""
-    n_rows = len(columns["value"])
+def to_table(columns: dict[str, Any], schema: pa.Schema = SCHEMA, counted: str = "value") -> pa.Table:
+    """Columns as an Arrow table of a schema; a single value is repeated over the rows, which `counted` counts."""
+    n_rows = len(columns[counted])
     arrays = []
-    for field in SCHEMA:
+    for field in schema:
         column = columns[field.name]
         if isinstance(column, (str, int, float, bool)) or column is None:
             column = [column] * n_rows
         if isinstance(column, pa.Array | pa.DictionaryArray):
             arrays.append(column)
-        elif field.type == _WORD:
+        elif field.type == WORD:
             arrays.append(pa.array(list(column), pa.string()).dictionary_encode())
         else:
             arrays.append(pa.array(column, field.type))
-    return pa.table(arrays, schema=SCHEMA)
+    return pa.table(arrays, schema=schema)
 
 
 def write_atomic(table: pa.Table, path: Path) -> None:
@@ -224,7 +225,7 @@ def _filter(where: dict[str, Any]) -> Any:
     for name, wanted in where.items():
         values = list(wanted) if isinstance(wanted, (list, tuple, set, np.ndarray)) else [wanted]
         field_type = SCHEMA.field(name).type
-        value_type = pa.string() if field_type == _WORD else field_type
+        value_type = pa.string() if field_type == WORD else field_type
         term = pc.field(name).cast(value_type).isin(pa.array(values, value_type))
         keep = term if keep is None else keep & term
     return keep

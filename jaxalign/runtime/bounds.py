@@ -25,10 +25,6 @@ def without_trials(recording: Recording) -> str:
     )
 
 
-def _nothing() -> np.ndarray:
-    return np.zeros((0, 0), bool)
-
-
 @dataclass(frozen=True)
 class Bounds:
     """Ceilings by one recipe for one kind of target of one analysis, or why there are none.
@@ -50,7 +46,7 @@ class Bounds:
     names: Mapping[str, str] = field(default_factory=dict)
     low: Mapping[str, np.ndarray] = field(default_factory=dict)
     high: Mapping[str, np.ndarray] = field(default_factory=dict)
-    is_above: np.ndarray = field(default_factory=_nothing)
+    is_above: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
     is_mean_above: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
     divides: bool = False
     level: str = ""

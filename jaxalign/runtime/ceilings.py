@@ -182,7 +182,7 @@ def _of_responses(name: str, kind: str, analysis: Analysis, design: Design, run:
     recipe, recordings = RESPONSES[name], inputs.brain
     assert not isinstance(recordings, RdmSet)
     scored = _scored(analysis, design, recordings)
-    why_not = _why_not(recipe, recordings, scored, analysis)
+    why_not = _why_not(recipe, recordings, scored)
     if why_not:
         return Bounds(why_not=why_not)
     if recipe.takes == "ncsnr" and kind != "cells":
@@ -232,16 +232,14 @@ def _scored(analysis: Analysis, design: Design, recordings: list[Recording]) -> 
     return _Scored(rows, tuple(np.searchsorted(rows, test) for test in tests), words, counts, independent)
 
 
-def _why_not(recipe: _Recipe, recordings: list[Recording], scored: _Scored, analysis: Analysis) -> str:
+def _why_not(recipe: _Recipe, recordings: list[Recording], scored: _Scored) -> str:
     """Why the data do not allow a recipe; empty when they do."""
     if recipe.takes == "ncsnr":
         without = [recording.subject for recording in recordings if recording.ncsnr is None]
         return f"no ncsnr comes with the data of subject {without[0]}" if without else ""
-    if recipe.takes == "responses":
-        if len(recordings) < 2:
-            return "one subject, and no other subject to compare with"
-        return "" if len(scored.rows) >= 3 else f"{len(scored.rows)} stimuli are scored, and 3 are needed"
-    for recording in recordings:
+    if recipe.takes == "responses" and len(recordings) < 2:
+        return "one subject, and no other subject to compare with"
+    for recording in recordings if recipe.takes == "trials" else ():
         kept = without_trials(recording)
         if kept or recording.trials is None:
             n_subjects = "one subject" if len(recordings) == 1 else f"{len(recordings)} subjects"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxalign.compute.gram import pair_index
 from jaxalign.contracts import RdmSet, Recording
 from jaxalign.errors import DataError, nearest
 from jaxalign.sources.rdm_files import RdmFile
@@ -55,14 +56,11 @@ def matched(
         rows, note = _by_name(name, rdms.stimulus_ids, [stimulus_ids[index] for index in compared]), ""
     else:
         rows, note = _by_position(name, rdms, compared, stimulus_ids)
-    n_held = len(rdms.stimulus_ids)
     index = np.full(len(stimulus_ids), -1)
     index[compared] = rows
-    if n_held == len(rows) == len(compared) and (rows == np.arange(n_held)).all():
-        values = tuple(rdms.values)
-    else:
-        values = tuple(_part(one, rows, n_held) for one in rdms.values)
-    read = tuple(_reader(one, held, index, n_held) for one, held in zip(values, rdms.values, strict=True))
+    pairs = pair_index(len(rdms.stimulus_ids))
+    values = tuple(_part(one, rows, pairs) for one in rdms.values)
+    read = tuple(_reader(one, held, index, pairs) for one, held in zip(values, rdms.values, strict=True))
     return Matched(read, values, note)
 
 
@@ -101,14 +99,13 @@ def _by_position(
     )
 
 
-def _part(condensed: np.ndarray, rows: np.ndarray, n_held: int) -> np.ndarray:
-    """The upper triangle of some rows of an RDM, in their order. (n_pairs of n_held,) -> (n_pairs of rows,)"""
+def _part(condensed: np.ndarray, rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The upper triangle of some rows of an RDM, in their order; `pairs` is the `pair_index` of all. -> (n_pairs of rows,)"""
     first, second = np.triu_indices(len(rows), 1)
-    one, other = np.minimum(rows[first], rows[second]), np.maximum(rows[first], rows[second])
-    return condensed[one * n_held - one * (one + 1) // 2 + other - one - 1]
+    return condensed[pairs[rows[first], rows[second]]]
 
 
 def _reader(
-    values: np.ndarray, held: np.ndarray, index: np.ndarray, n_held: int
+    values: np.ndarray, held: np.ndarray, index: np.ndarray, pairs: np.ndarray
 ) -> Callable[[np.ndarray | None], np.ndarray]:
-    return lambda rows: values if rows is None else _part(held, index[rows], n_held)
+    return lambda rows: values if rows is None else _part(held, index[rows], pairs)
