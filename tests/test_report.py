@@ -504,3 +504,21 @@ def test_report_without_positions_says_so(tmp_path):
 
 def test_same_rows_give_the_same_report(run, page):
     assert report.write_report(run[0]).read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize("is_above", [True, False])
+def test_a_ceiling_of_one_number_is_seen_as_a_line(is_above):
+    """Low and high are equal for estimates: a band without a height would be nothing."""
+    from matplotlib.figure import Figure
+
+    from jaxalign.results import drawing
+
+    axes = Figure().subplots()
+    bins = {"time_start_s": [0.1], "time_stop_s": [0.2], "ceiling_low": [0.5], "ceiling_high": [0.5]}
+    drawing.ceiling_over_time(axes, pd.DataFrame({**bins, "is_ceiling_above_chance": [is_above]}))
+    drawing.ceiling_span(
+        axes, {"peak": {"ceiling_low": 0.5, "ceiling_high": 0.5, "is_ceiling_above_chance": is_above}}, True
+    )
+    assert len(axes.patches) == 2
+    for patch in axes.patches:
+        assert patch.get_linewidth() >= 1 and patch.get_edgecolor()[3] > 0

@@ -17,12 +17,13 @@ from jaxalign.results.frames import SIGNIFICANT, Finding
 
 MAP = "RdBu_r"
 INK, GREY = "#222222", "#777777"
-CEILING: dict[str, Any] = {"color": "#d9d9d9", "lw": 0, "label": "noise ceiling"}
+# The edges show ceilings that are one number, whose bands have no height.
+CEILING: dict[str, Any] = {"fc": "#d9d9d9", "ec": "#bdbdbd", "lw": 2.0, "label": "noise ceiling"}
 CEILING_AT_CHANCE: dict[str, Any] = {
     "fc": "none",
     "ec": "#bbbbbb",
     "hatch": "////",
-    "lw": 0,
+    "lw": 1,
     "label": "noise ceiling, not above chance",
 }
 COLOURS = (
